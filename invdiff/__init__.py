@@ -1,0 +1,59 @@
+"""Posterior samples of an image given a measurement of it: any diffusion prior, any operator, any method.
+
+`import invdiff` is light: torch is imported with the first of the names below that is used.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import methods, operators
+    from .errors import InvdiffError, RequestError
+    from .priors import load_prior
+    from .restore import Result, restore
+
+__all__ = ["InvdiffError", "RequestError", "Result", "load_prior", "methods", "operators", "restore"]
+
+__version__ = "0.1.0"
+
+# Where each public name lives: (module, attribute), or (module, "") for the module itself.
+_WHERE = {
+    "InvdiffError": ("invdiff.errors", "InvdiffError"),
+    "RequestError": ("invdiff.errors", "RequestError"),
+    "Result": ("invdiff.restore", "Result"),
+    "load_prior": ("invdiff.priors", "load_prior"),
+    "methods": ("invdiff.methods", ""),
+    "operators": ("invdiff.operators", ""),
+    "restore": ("invdiff.restore", "restore"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'invdiff' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    value: Any = import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+class _Package(ModuleType):
+    """Keeps `invdiff.restore` the function: importing the module of that name would bind the module here."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "restore" and isinstance(value, ModuleType):
+            value = value.restore
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

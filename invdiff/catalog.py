@@ -1,0 +1,248 @@
+"""What exists: tasks, methods and priors, by name, in three literal dicts.
+
+Nothing here imports torch, so that listings, help and impossible requests answer at once. The code behind a
+name lives elsewhere (`invdiff.methods`, `invdiff.tasks`, `invdiff.priors`); tests hold the keys equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .errors import RequestError, unknown
+
+Ability = Literal["any", "linear", "spectral", "mask", "identity"]
+"""What a method may ask of an operator: A and autograd alone; an adjoint, pseudo-inverse and prox too;
+singular values too; that the operator is a mask; or that it is the identity (denoising)."""
+
+ANY: frozenset[Ability] = frozenset({"any"})
+LINEAR: frozenset[Ability] = ANY | {"linear"}
+SPECTRAL: frozenset[Ability] = LINEAR | {"spectral"}
+MASK: frozenset[Ability] = SPECTRAL | {"mask"}
+IDENTITY: frozenset[Ability] = SPECTRAL | {"identity"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodInfo:
+    """A method as the listings and the checks before any weight is loaded know it.
+
+    needs: the ability it asks of the operator; noisy_needs: the same where sigma_y > 0 ("" = as `needs`,
+    "no" = exact measurements only); gradient: it differentiates through the network (about three times an
+    evaluation's time and memory); evaluations: network evaluations per step of the grid.
+    """
+
+    name: str
+    title: str
+    needs: Ability
+    noisy_needs: Literal["", "no", "any", "linear", "spectral", "mask"] = ""
+    gradient: bool
+    evaluations: str
+    source: str
+    summary: str
+
+    def accepts(self, abilities: Collection[str], sigma_y: float) -> bool:
+        """Whether it can treat an operator of these abilities under noise sigma_y (image units)."""
+        return self.needs in abilities and (sigma_y <= 0 or (self.noisy_needs or self.needs) in abilities)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskInfo:
+    """A task of the command line.
+
+    needs: the options it cannot do without; operator: a name in `invdiff.operators.OPERATORS`; abilities:
+    what that operator can do whatever the options (a blur with circular borders can do more).
+    """
+
+    name: str
+    summary: str
+    needs: tuple[str, ...]
+    operator: str
+    abilities: frozenset[Ability]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorInfo:
+    """A prior that comes with the package.
+
+    file: inside the package's folder, "/"-separated; sha256: what its bytes must hash to; card: its page.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    summary: str
+    channels: int
+    licence: str
+    training_data: str
+    card: str
+
+    @property
+    def path(self) -> Path:
+        """Where the weights lie in this installation; the file may be missing."""
+        return Path(__file__).resolve().parent / self.file
+
+
+METHODS: dict[str, MethodInfo] = {
+    "dps": MethodInfo(
+        name="dps",
+        title="Diffusion Posterior Sampling",
+        needs="any",
+        gradient=True,
+        evaluations="1 with gradient",
+        source="Chung et al. 2023, arXiv:2209.14687",
+        summary="An ancestral step, then a gradient step on ‖y − A(D)‖: any operator, many steps.",
+    ),
+    "pigdm": MethodInfo(
+        name="pigdm",
+        title="ΠGDM, pseudoinverse guidance",
+        needs="linear",
+        gradient=True,
+        evaluations="1 with gradient",
+        source="Song et al. 2023, ICLR (OpenReview 9_gsMA8MRKQ)",
+        summary="Guidance under a Gaussian p(x₀ given x_σ) of one variance for all pixels.",
+    ),
+    "mmps": MethodInfo(
+        name="mmps",
+        title="Moment Matching Posterior Sampling",
+        needs="linear",
+        gradient=True,
+        evaluations="1 with gradient, and 1 gradient per inner iteration",
+        source="Rozet et al. 2024, arXiv:2405.13712",
+        summary="Guidance under the covariance σ²·∂D/∂x, by a few safeguarded conjugate-gradient steps.",
+    ),
+    "ddnm": MethodInfo(
+        name="ddnm",
+        title="Denoising Diffusion Null-space Model",
+        needs="linear",
+        noisy_needs="spectral",
+        gradient=False,
+        evaluations="1",
+        source="Wang et al. 2023, arXiv:2212.00490",
+        summary="D's range-space part replaced by the measurement's, per singular value if noisy.",
+    ),
+    "diffpir": MethodInfo(
+        name="diffpir",
+        title="Denoising diffusion for plug-and-play image restoration",
+        needs="linear",
+        gradient=False,
+        evaluations="1",
+        source="Zhu et al. 2023, arXiv:2305.08995",
+        summary="A proximal step of the data term on D at every level: fast, no gradients.",
+    ),
+    "repaint": MethodInfo(
+        name="repaint",
+        title="RePaint",
+        needs="mask",
+        noisy_needs="no",
+        gradient=False,
+        evaluations="1, times the resamplings",
+        source="Lugmayr et al. 2022, arXiv:2201.09865",
+        summary="Known pixels pasted in at every noise level, with jumps back up that harmonise the rest.",
+    ),
+    "ancestral": MethodInfo(
+        name="ancestral",
+        title="Ancestral sampling from the noisy picture",
+        needs="identity",
+        gradient=False,
+        evaluations="1",
+        source="Ho et al. 2020, arXiv:2006.11239",
+        summary="Denoising: the measurement is x_σ at σ = σ_y; one step gives the posterior mean.",
+    ),
+}
+
+TASKS: dict[str, TaskInfo] = {
+    "inpaint": TaskInfo(
+        name="inpaint",
+        summary="Fill in the pixels a mask marks.",
+        needs=("mask",),
+        operator="mask",
+        abilities=MASK,
+    ),
+    "deblur": TaskInfo(
+        name="deblur",
+        summary="Undo a known blur (spectral methods too where --border is circular).",
+        needs=("kernel",),
+        operator="blur",
+        abilities=LINEAR,
+    ),
+    "sr": TaskInfo(
+        name="sr",
+        summary="Super-resolution: enlarge by an integer factor.",
+        needs=("scale",),
+        operator="downsample",
+        abilities=SPECTRAL,
+    ),
+    "denoise": TaskInfo(
+        name="denoise",
+        summary="Remove noise.",
+        needs=("noise",),
+        operator="identity",
+        abilities=IDENTITY,
+    ),
+}
+
+PRIORS: dict[str, PriorInfo] = {
+    "natural": PriorInfo(
+        name="natural",
+        file="weights/natural.safetensors",
+        sha256="22d82d18577b33910a34cc763ee36aef40364dc3c0661deabc77f5412aa54b51",
+        summary="Photographs in colour, any size.",
+        channels=3,
+        licence="Apache-2.0 (weights); training data under their own terms, see the card",
+        training_data="BSDS500 train and test, ImageNet (1000 images)",
+        card="docs/natural.md",
+    ),
+}
+
+AUTO = "auto"
+"""The method name that stands for a choice by operator and noise; not one of METHODS."""
+
+
+def method_info(name: str) -> MethodInfo:
+    """The entry of METHODS called `name`; RequestError with the nearest name otherwise."""
+    if name not in METHODS:
+        raise unknown("method", name, (*METHODS, AUTO))
+    return METHODS[name]
+
+
+def task_info(name: str) -> TaskInfo:
+    """The entry of TASKS called `name`; RequestError with the nearest name otherwise."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
+
+
+def usable_methods(abilities: Collection[str], sigma_y: float) -> tuple[str, ...]:
+    """Names of the methods that can treat an operator of these abilities with noise sigma_y (image units)."""
+    return tuple(name for name, info in METHODS.items() if info.accepts(abilities, sigma_y))
+
+
+def check_method(name: str, abilities: Collection[str], sigma_y: float) -> None:
+    """Raise RequestError, naming the methods that would do, unless `name` can do this or is "auto".
+
+    abilities: the operator's (e.g. SPECTRAL), sigma_y: noise of the measurement in image units.
+    """
+    if name == AUTO:
+        return
+    info = method_info(name)
+    if info.accepts(abilities, sigma_y):
+        return
+    would_do = ", ".join(usable_methods(abilities, sigma_y))
+    if info.needs not in abilities:
+        reason = f"needs {_IN_WORDS[info.needs]}"
+    elif info.noisy_needs == "no":
+        reason = f"is for exact measurements only (noise here: {sigma_y:g})"
+    else:
+        reason = f"needs {_IN_WORDS[info.noisy_needs]} where there is noise (here {sigma_y:g})"
+    raise RequestError(f"method {name!r} {reason}; methods that can do this: {would_do}.")
+
+
+_IN_WORDS: dict[str, str] = {
+    "any": "an operator",
+    "linear": "a linear operator",
+    "spectral": "an operator with singular values",
+    "mask": "a mask",
+    "identity": "a noisy picture (denoising)",
+}

@@ -1,0 +1,93 @@
+"""`invdiff tasks | methods | priors`: what there is, as a table or as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from ..catalog import METHODS, PRIORS, TASKS, MethodInfo, usable_methods
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+
+
+def tasks_command(as_json: Json = False) -> None:
+    """List the tasks, what each needs, and the methods that can do it."""
+    methods = {t.name: usable_methods(t.abilities, 0.0) for t in TASKS.values()}
+    noisy = {t.name: usable_methods(t.abilities, 1.0) for t in TASKS.values()}
+    if as_json:
+        print_json(
+            [
+                {
+                    **dataclasses.asdict(task),
+                    "abilities": sorted(task.abilities),
+                    "methods": methods[task.name],
+                    "methods_noisy": noisy[task.name],
+                }
+                for task in TASKS.values()
+            ]
+        )
+        return
+    rows = []
+    for task in TASKS.values():
+        options = " ".join(f"--{option}" for option in task.needs)
+        names = (m if m in noisy[task.name] else f"{m} (without noise)" for m in methods[task.name])
+        rows.append((task.name, options, task.summary, ", ".join(names)))
+    print_table(("task", "needs", "what it does", "methods"), rows)
+
+
+def methods_command(as_json: Json = False) -> None:
+    """List the methods, what each asks of the operator, and where it was published."""
+    if as_json:
+        print_json([dataclasses.asdict(method) for method in METHODS.values()])
+        return
+    print_table(
+        ("method", "operator", "evaluations per step", "what it does", "source"),
+        ((m.name, _operator(m), m.evaluations, m.summary, m.source) for m in METHODS.values()),
+    )
+    print("auto, the default, picks one by operator and noise and says which.")
+
+
+def priors_command(as_json: Json = False) -> None:
+    """List the priors that come with the package; any checkpoint's path will do as well."""
+    here = {name: prior.path.is_file() for name, prior in PRIORS.items()}
+    if as_json:
+        rows = [
+            dataclasses.asdict(p) | {"path": str(p.path), "available": here[p.name]} for p in PRIORS.values()
+        ]
+        print_json(rows)
+        return
+    print_table(
+        ("prior", "here", "what it knows", "licence", "trained on"),
+        (
+            (p.name, "yes" if here[p.name] else "no", p.summary, p.licence, p.training_data)
+            for p in PRIORS.values()
+        ),
+    )
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on standard output, wrapped to the terminal; the first column is never wrapped."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for i, head in enumerate(heads):
+        table.add_column(head, no_wrap=i == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _operator(method: MethodInfo) -> str:
+    noisy = {"": "", "no": ", noiseless"}.get(method.noisy_needs, f"; noisy: {method.noisy_needs}")
+    return method.needs + noisy

@@ -1,0 +1,649 @@
+"""`invdiff restore`: pictures in; restored pictures, panels and records out.
+
+First the whole request is checked, files included, without torch; then each picture is restored and its files
+are written as one, the record last. A record that matches the request is what makes a picture done.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..catalog import AUTO, PRIORS, method_info
+from ..errors import InvdiffError, RequestError, unknown
+from . import files
+from .progress import Reporter, duration
+
+if TYPE_CHECKING:
+    from torch import device as Device
+
+    from ..images import Array, Picture
+    from ..priors import Prior
+    from ..tasks import Measurement, Options, Task
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+TaskName = Annotated[str, typer.Option("--task", help="inpaint, deblur, sr or denoise; see invdiff tasks.")]
+Kernel = Annotated[
+    str | None,
+    typer.Option(help="gaussian:STD, disk:RADIUS, motion:LENGTH,ANGLE, or a file (.png .npy .mat[:N])."),
+]
+Border = Annotated[
+    str | None, typer.Option(help="valid (a real photograph), circular, reflect, replicate or zero.")
+]
+Scale = Annotated[int | None, typer.Option(help="Enlarge by this whole factor.")]
+SrKernel = Annotated[
+    str | None, typer.Option("--sr-kernel", help="How it was reduced: bicubic, box or lanczos.")
+]
+MaskKeep = Annotated[
+    str | None, typer.Option("--mask-keep", help="The mask's colour of what is kept: black or white.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
+
+
+def restore_command(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IMAGE_OR_FOLDER...", show_default=False)],
+    task: TaskName,
+    mask: Annotated[
+        str | None,
+        typer.Option(help="White: fill in. A file for all, a folder of NAME or NAME_mask, or alpha."),
+    ] = None,
+    mask_keep: MaskKeep = None,
+    kernel: Kernel = None,
+    border: Border = None,
+    scale: Scale = None,
+    sr_kernel: SrKernel = None,
+    noise: Annotated[
+        str | None, typer.Option(help="Standard deviation in image units (8-bit 25 is 0.098), or auto.")
+    ] = None,
+    prior: Annotated[
+        str, typer.Option(help="A name (see invdiff priors) or a .safetensors file.")
+    ] = "natural",
+    method: Annotated[str, typer.Option(help="auto, or a name (see invdiff methods).")] = AUTO,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; repeatable."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the method; default: the method's own.")] = None,
+    samples: Annotated[
+        int, typer.Option(help="How many samples; more than one gives mean and uncertainty.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="With the picture it fixes every random draw.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    batch: Annotated[int | None, typer.Option(help="Samples that go through the network together.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="The truth, to score against: a file, or a folder of files by name.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("restored"),
+    overwrite: Overwrite = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say what share of the time the network took.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Restore pictures: fill in, deblur, enlarge or denoise, by sampling what the measurement leaves open.
+
+    Writes NAME.png (the sample, or the mean of several; in the input's own format if that is lossless),
+    NAME_panel.png to look at, NAME.json to know how; with --samples also each sample and NAME_std.png.
+    """
+    from ..tasks import Options
+
+    request = Request(
+        inputs=tuple(inputs),
+        task=task,
+        options=Options(
+            mask=mask,
+            mask_keep=mask_keep,
+            kernel=kernel,
+            border=border,
+            scale=scale,
+            sr_kernel=sr_kernel,
+            noise=noise,
+        ),
+        prior=prior,
+        method=method,
+        settings=parse_settings(settings or []),
+        steps=steps,
+        samples=samples,
+        seed=seed,
+        device=device,
+        batch=batch,
+        reference=reference,
+        out=out,
+        overwrite=overwrite,
+        profile=profile,
+    )
+    answer(lambda: run(request, as_json=as_json, quiet=quiet), as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The command line, in types; see `restore_command`."""
+
+    inputs: tuple[Path, ...]
+    task: str
+    options: Options
+    prior: str = "natural"
+    method: str = AUTO
+    settings: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    samples: int = 1
+    seed: int = 0
+    device: str = "auto"
+    batch: int | None = None
+    reference: Path | None = None
+    out: Path = Path("restored")
+    overwrite: bool = False
+    profile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One picture that was checked: what to read, what to call the results, what decides them."""
+
+    path: Path
+    name: str
+    outputs: dict[str, str]
+    """Role → file name in the output folder."""
+    inputs: dict[str, dict[str, str]]
+    """Role → path and checksum."""
+    identity: dict[str, Any]
+    """All that decides the result, JSON-able: where a record's is equal, the picture is done."""
+    pixels: int
+    notes: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of a run: records of restored pictures, those kept, and errors by input."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[tuple[Path, InvdiffError]] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 something failed; 2 where nothing but wrong requests came of it."""
+        if not self.failed:
+            return 0
+        wrong = all(error.exit_code == 2 for _, error in self.failed)
+        return 2 if wrong and not self.results and not self.kept else 1
+
+    def document(self) -> dict[str, Any]:
+        failed = [{"input": str(path), "error": str(error)} for path, error in self.failed]
+        return {"results": self.results, "kept": self.kept, "failed": failed, "exit_code": self.exit_code}
+
+
+def answer(work: Callable[[], Outcome], as_json: bool) -> None:
+    """Run, print the one JSON document if asked to, and leave with the exit code."""
+    try:
+        outcome = work()
+    except InvdiffError as error:
+        if as_json:
+            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+        raise
+    if as_json:
+        print(json.dumps(outcome.document(), indent=2, ensure_ascii=False))
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def run(request: Request, *, as_json: bool = False, quiet: bool = False) -> Outcome:
+    """Check everything, then restore. RequestError where all of the request is wrong, or its only picture."""
+    task, prior_inputs = check(request)
+    paths = inputs_of(request)
+    files.check_writable(request.out)
+    outcome = Outcome()
+    with Reporter(1.0, quiet=quiet) as reporter:
+        jobs = plan(request, task, prior_inputs, paths, outcome, reporter)
+        if jobs:
+            restore_all(request, task, jobs, outcome, reporter, show_paths=not as_json)
+        if len(paths) > 1:
+            reporter.say(_summary(request, outcome))
+    return outcome
+
+
+# -------------------------------------------------------------------------------- the request, before torch
+
+
+def check(request: Request) -> tuple[Task, dict[str, str]]:
+    """The checked task, and the prior as records name it. RequestError for what is wrong without one."""
+    from .. import tasks
+
+    _at_least_one("--steps", request.steps)
+    _at_least_one("--samples", request.samples)
+    _at_least_one("--batch", request.batch)
+    if not 0 <= request.seed < 2**63:
+        raise RequestError(f"--seed: expected a whole number from 0 to 2^63 - 1, got {request.seed}")
+    if request.device.partition(":")[0] not in DEVICES:
+        raise unknown("device", request.device, DEVICES)
+    if request.method != AUTO:
+        method_info(request.method)
+    if request.reference is not None and not request.reference.exists():
+        raise RequestError(f"--reference {request.reference}: no such file or folder")
+    prior = check_prior(request.prior)
+    return tasks.check(request.task, request.options, method=request.method), prior
+
+
+def check_prior(name: str) -> dict[str, str]:
+    """The prior's name and checksum. RequestError for an unknown name, or a file that is plainly none."""
+    if name in PRIORS:
+        path = PRIORS[name].path
+        # Missing weights are no fault of the request: load_prior says so once all else is known to be right.
+        return {"path": name, "sha256": files.checksum(path) if path.is_file() else ""}
+    path = Path(name)
+    if path.is_file() and _is_prior(path):
+        return {"path": name, "sha256": files.checksum(path)}
+    if path.is_file():
+        raise RequestError(f"{path}: not a prior; expected a .safetensors file that invdiff train wrote")
+    if path.suffix or len(path.parts) > 1:
+        raise RequestError(f"--prior {name}: no such file")
+    raise unknown("prior", name, PRIORS)
+
+
+def _is_prior(path: Path) -> bool:
+    """Whether a file begins as ours do (safetensors): eight bytes of length, then JSON with our mark."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if length < 2**26 else {}
+        except ValueError:
+            return False
+    return isinstance(header, dict) and "invdiff" in header.get("__metadata__", {})
+
+
+def parse_settings(given: list[str]) -> dict[str, Any]:
+    """--set NAME=VALUE: numbers, true and false as such, anything else as text."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise RequestError(f"--set {text}: expected NAME=VALUE, such as zeta=0.5")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value
+    return found
+
+
+def inputs_of(request: Request) -> list[Path]:
+    """The pictures to restore; masks and kernels that lie among them are none."""
+    given = [Path(p) for p in (request.options.mask, request.options.kernel) if p and Path(p).exists()]
+    tools = {p.resolve() for p in given}
+
+    def is_tool(path: Path) -> bool:
+        among_masks = path.resolve().parent in tools
+        return path.resolve() in tools or (among_masks and path.stem.casefold().endswith("_mask"))
+
+    return files.expand(request.inputs, without=is_tool)
+
+
+def plan(
+    request: Request,
+    task: Task,
+    prior: dict[str, str],
+    paths: list[Path],
+    outcome: Outcome,
+    reporter: Reporter,
+) -> list[Job]:
+    """The pictures that are to be restored now; those that are done, kept or wrong go into `outcome`.
+
+    RequestError where there is only one picture, and it is wrong.
+    """
+    jobs: list[Job] = []
+    chosen = files.names(paths, lambda name: result_stems(name, request.samples))
+    for path, name in zip(paths, chosen, strict=True):
+        try:
+            job = _job(request, task, prior, path, name)
+        except RequestError as error:
+            report_failure(error, path, outcome, reporter, alone=len(paths) == 1)
+            continue
+        for note in job.notes:
+            reporter.say(f"warning: {note}", always=True)
+        if (why := standing(request, job)) is None:
+            jobs.append(job)
+        else:
+            reporter.say(f"{path}: {why}")
+            outcome.kept.append({"input": str(path), "record": str(request.out / f"{name}.json"), "why": why})
+    return jobs
+
+
+def _job(request: Request, task: Task, prior: dict[str, str], path: Path, name: str) -> Job:
+    from ..images import read_image
+    from ..tasks import align_reference
+
+    picture = read_image(path)
+    measured = task.measurement(picture, request.method)
+    inputs = {"picture": {"path": str(path), "sha256": picture.checksum}}
+    if measured.mask:
+        inputs["mask"] = {"path": str(measured.mask.path), "sha256": measured.mask.checksum}
+    if request.reference:
+        truth = read_image(reference_for(request.reference, path))
+        size = _result_size(task, picture)
+        if align_reference(truth.array, size, task) is None:
+            raise RequestError(
+                f"{truth.path}: the reference is {truth.size[1]}×{truth.size[0]}, "
+                f"expected the size of the result, {size[1]}×{size[0]}"
+            )
+        inputs["reference"] = {"path": str(truth.path), "sha256": truth.checksum}
+    outputs = result_files(name, request.samples, picture.suffix)
+    files.check_apart(
+        (request.out / file for file in outputs.values()), (Path(entry["path"]) for entry in inputs.values())
+    )
+    identity = {
+        **task.describe(),
+        **{role: entry["sha256"] for role, entry in inputs.items()},
+        "prior": prior["sha256"],
+        "method": request.method,
+        "steps": request.steps,
+        "samples": request.samples,
+        "seed": request.seed,
+        "settings": request.settings,
+    }
+    size = task.unknown_size(picture.size)
+    return Job(
+        path=path,
+        name=name,
+        outputs=outputs,
+        inputs={**inputs, "prior": prior},
+        identity=identity,
+        pixels=size[0] * size[1],
+        notes=measured.notes,
+    )
+
+
+def reference_for(given: Path, picture: Path) -> Path:
+    """The reference file of a picture: the one given, or NAME.* in the folder given."""
+    if not given.is_dir():
+        return given
+    from ..images import list_images
+
+    for path in list_images(given):
+        if path.stem.casefold() == picture.stem.casefold():
+            return path
+    raise RequestError(
+        f"{picture}: no reference for it in the folder {given}; expected {picture.stem}.* there"
+    )
+
+
+def result_stems(name: str, samples: int) -> list[str]:
+    """What the results of one picture are called, without endings."""
+    stems = [name, f"{name}_panel"]
+    return (
+        stems + [f"{name}_std", *(f"{name}_sample{k + 1}" for k in range(samples))] if samples > 1 else stems
+    )
+
+
+def result_files(name: str, samples: int, suffix: str) -> dict[str, str]:
+    """Role → file name: restored, panel, and for several samples std, sample1, ..."""
+    found = {"restored": name + suffix, "panel": f"{name}_panel.png"}
+    if samples > 1:
+        found["std"] = f"{name}_std.png"
+        found |= {f"sample{k + 1}": f"{name}_sample{k + 1}{suffix}" for k in range(samples)}
+    return {**found, "record": f"{name}.json"}
+
+
+def standing(request: Request, job: Job) -> str | None:
+    """Why this picture is left alone, in words; None where it is to be restored."""
+    there = [name for name in job.outputs.values() if (request.out / name).exists()]
+    if request.overwrite or not there or files.unfinished(request.out, job.name):
+        return None
+    if job.outputs["record"] not in there:
+        return f"{there[0]} exists and no record says how it was made; kept, --overwrite replaces it"
+    record = files.read_record(request.out / job.outputs["record"])
+    if record is None or not all((request.out / f).exists() for f in record.get("outputs", {}).values()):
+        return None
+    changed = files.differences(record.get("request"), job.identity)
+    if changed:
+        return f"kept the result made with {changed}; --overwrite replaces it"
+    return "done before"
+
+
+# --------------------------------------------------------------------------------------------- the slow phase
+
+
+def restore_all(
+    request: Request, task: Task, jobs: list[Job], outcome: Outcome, reporter: Reporter, *, show_paths: bool
+) -> None:
+    """Restore one picture after the other. What goes wrong with one is reported and the others go on."""
+    reporter.start("loading the prior")
+    from ..priors import load_prior
+    from ..restore import resolve_device
+
+    device = resolve_device(request.device)
+    check_settings(request, task, jobs[0])
+    prior = load_prior(request.prior, device=device)
+    reporter.expect(sum(job.pixels for job in jobs))
+    try:
+        for number, job in enumerate(jobs, start=1):
+            reporter.start(f"[{number}/{len(jobs)}] {job.path.name}")
+            try:
+                record = restore_one(request, task, job, prior, device, reporter)
+            except (InvdiffError, OSError, RuntimeError, MemoryError, ValueError) as error:
+                alone = len(jobs) == 1 and not outcome.kept and not outcome.failed
+                report_failure(error, job.path, outcome, reporter, alone=alone)
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                    reporter.say(
+                        f"stopped: {len(jobs) - number} pictures are left; make room and run it again",
+                        always=True,
+                    )
+                    return
+            else:
+                outcome.results.append(record)
+                reporter.say(_line(number, len(jobs), job, record))
+                if show_paths:
+                    print(request.out / job.outputs["restored"], flush=True)
+            reporter.at(job.pixels)
+    except KeyboardInterrupt:
+        done = len(outcome.results)
+        reporter.say(
+            f"stopped: {done} of {len(jobs)} done and kept; the same command goes on from there", always=True
+        )
+        raise
+
+
+def check_settings(request: Request, task: Task, job: Job) -> None:
+    """RequestError for a setting that the method does not have, before any weight is loaded."""
+    from ..images import read_image
+    from ..restore import choose_method
+
+    problem = task.measurement(read_image(job.path), request.method).problem(None)
+    choose_method(
+        problem.operator,
+        request.method,
+        problem.sigma_y,
+        samples=request.samples,
+        steps=request.steps,
+        options=request.settings,
+    )
+
+
+def restore_one(
+    request: Request, task: Task, job: Job, prior: Prior, device: Device, reporter: Reporter
+) -> dict[str, Any]:
+    """Restore a picture, write its files, and return its record."""
+    from ..images import read_image
+    from ..restore import restore
+
+    measured = task.measurement(read_image(job.path), request.method)
+    problem = measured.problem(prior.card.channels)
+    result = restore(
+        problem.y,
+        problem.operator,
+        prior,
+        method=request.method,
+        sigma_y=problem.sigma_y,
+        steps=request.steps,
+        samples=request.samples,
+        seed=request.seed,
+        batch=request.batch,
+        device=device,
+        options=request.settings,
+        callback=lambda progress: reporter.at(job.pixels * progress.done / progress.total),
+        profile=request.profile,
+    )
+    pictures = problem.pictures(result.samples)
+    truth = _truth(task, job, pictures)
+    record = {
+        "command": "restore",
+        "request": job.identity,
+        "inputs": job.inputs,
+        "outputs": job.outputs,
+        "operator": problem.operator.describe(),
+        "sigma_y": measured.sigma_y,
+        "method": result.method,
+        "reason": result.reason,
+        "config": result.config,
+        "seed": request.seed,
+        "prior": prior.card.as_dict() if hasattr(prior.card, "as_dict") else {},
+        "device": _device_name(device),
+        "versions": files.versions(),
+        "seconds": round(result.seconds, 3),
+        "network_seconds": result.network_seconds,
+        "evaluations": result.evaluations,
+        "scores": scores(pictures, truth) if truth is not None else None,
+    }
+    with files.together(request.out, job.name) as folder:
+        write_results(folder, job, measured, pictures, truth)
+        files.write_record(folder / job.outputs["record"], record)
+    return record
+
+
+def write_results(
+    folder: Path, job: Job, measured: Measurement, pictures: Array, truth: Array | None
+) -> None:
+    """All files but the record. pictures: the samples, (S, H, W, C)."""
+    from ..images import STD_WHITE, Tile, panel, write_image, write_std
+
+    like, mean = measured.picture, pictures.mean(axis=0)
+    write_image(folder / job.outputs["restored"], mean, like)
+    seen = like.array * measured.mask.keep[:, :, None] if measured.mask else like.array
+    title = f"mean of {len(pictures)}" if len(pictures) > 1 else "restored"
+    tiles = [Tile(caption="measured", array=seen), Tile(caption=title, array=mean)]
+    if len(pictures) > 1:
+        for k, sample in enumerate(pictures):
+            write_image(folder / job.outputs[f"sample{k + 1}"], sample, like)
+        std = (pictures.var(axis=0, ddof=1).mean(axis=2)) ** 0.5
+        write_std(folder / job.outputs["std"], std)
+        tiles += [Tile(caption="a sample", array=pictures[0])]
+        tiles += [Tile(caption="uncertainty", array=std, scale=STD_WHITE)]
+    if truth is not None:
+        tiles.append(Tile(caption="reference", array=truth))
+    panel(folder / job.outputs["panel"], tiles)
+
+
+def scores(pictures: Array, truth: Array) -> dict[str, Any]:
+    """PSNR, SSIM and, where its weights are, LPIPS of the mean and of each sample, clipped as the files are.
+
+    They compare what truth covers (an enlargement may be larger); None: too small to say, or equal.
+    """
+    import torch
+
+    from ..evaluation import lpips, metrics
+
+    def image(array: Array) -> torch.Tensor:
+        cut = array[: truth.shape[0], : truth.shape[1]].clip(0, 1)
+        colour = cut if cut.shape[2] == truth.shape[2] else cut.mean(axis=2, keepdims=True)
+        return torch.from_numpy(colour.transpose(2, 0, 1).copy())
+
+    reference = image(truth)
+    perceptual = (
+        lpips.Lpips("squeeze") if "squeeze" in lpips.available() and min(truth.shape[:2]) >= 32 else None
+    )
+
+    def score(array: Array) -> dict[str, float | None]:
+        one = image(array)
+        found = {"psnr": float(metrics.psnr(one, reference))}
+        if min(truth.shape[:2]) >= 11:
+            found["ssim"] = float(metrics.ssim(one, reference))
+        if perceptual:
+            found["lpips_squeeze"] = float(perceptual(one.expand(3, -1, -1), reference.expand(3, -1, -1)))
+        return {key: round(value, 4) if math.isfinite(value) else None for key, value in found.items()}
+
+    found: dict[str, Any] = {"restored": score(pictures.mean(axis=0))}
+    return {**found, "samples": [score(one) for one in pictures]} if len(pictures) > 1 else found
+
+
+def _truth(task: Task, job: Job, pictures: Array) -> Array | None:
+    """The reference, cut to the result; in grey where the result is."""
+    if "reference" not in job.inputs:
+        return None
+    from ..images import read_image
+    from ..tasks import align_reference
+
+    truth = read_image(job.inputs["reference"]["path"]).array
+    if truth.shape[2] > pictures.shape[3]:
+        truth = truth.mean(axis=2, keepdims=True)
+    return align_reference(truth, pictures.shape[1:3], task)
+
+
+def _result_size(task: Task, picture: Picture) -> tuple[int, int]:
+    return picture.size[0] * task.scale, picture.size[1] * task.scale
+
+
+# ------------------------------------------------------------------------------------------------------ words
+
+
+def report_failure(
+    error: Exception, path: Path, outcome: Outcome, reporter: Reporter, *, alone: bool
+) -> None:
+    """Say what went wrong with one picture among several; with the only one it is the whole run's error."""
+    error = _as_ours(error, path)
+    if alone:
+        raise error
+    outcome.failed.append((path, error))
+    reporter.say(f"error: {' '.join(str(error).split())}", always=True)
+
+
+def _as_ours(error: Exception, path: Path) -> InvdiffError:
+    """Any error in one line that names the picture, with its exit code."""
+    if isinstance(error, InvdiffError):
+        kind = type(error)
+        return error if str(path) in str(error) else kind(f"{path}: {error}")
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, OSError):
+        text = f"could not be written ({error.strerror or text})"
+    return InvdiffError(f"{path}: {text}")
+
+
+def _line(number: int, count: int, job: Job, record: dict[str, Any]) -> str:
+    parts = [record["method"], f"{record['evaluations']} evaluations", duration(record["seconds"])]
+    if record["request"]["method"] == AUTO:
+        parts[0] += f" ({record['reason']})"
+    if record["request"]["noise"] == "auto":
+        parts.append(f"noise {record['sigma_y']:.4f}")
+    if record["network_seconds"] is not None:
+        parts.append(f"{record['network_seconds'] / max(record['seconds'], 1e-9):.0%} of it in the network")
+    if record["scores"]:
+        names = {"psnr": "PSNR", "ssim": "SSIM", "lpips_squeeze": "LPIPS (squeeze)"}
+        found = record["scores"]["restored"]
+        parts += [f"{names[key]} {value:.4g}" for key, value in found.items() if value is not None]
+    return f"[{number}/{count}] {job.path}: {', '.join(parts)}"
+
+
+def _summary(request: Request, outcome: Outcome) -> str:
+    counts = {"restored": len(outcome.results), "kept": len(outcome.kept), "failed": len(outcome.failed)}
+    return f"{', '.join(f'{n} {what}' for what, n in counts.items() if n)}; results are in {request.out}"
+
+
+def _device_name(device: Device) -> str:
+    if device.type != "cuda":
+        return str(device)
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def _at_least_one(option: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise RequestError(f"{option}: expected a whole number of at least 1, got {value}")

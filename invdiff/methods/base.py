@@ -1,0 +1,95 @@
+"""What a method is: hyper-parameters, and how x̂₀ comes from D(x, σ), y and A."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from invdiff.catalog import MethodInfo
+from invdiff.likelihood import Measurement
+from invdiff.methods import grid
+from invdiff.methods.kernel import ancestral, move
+from invdiff.priors.base import Prior
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A prior and a measurement: what there is to sample from."""
+
+    prior: Prior
+    measurement: Measurement
+
+
+Noise = Callable[[], Tensor]
+"""Draws ε ~ N(0, I), (B, C, H, W), each sample from its own stream."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A sampler of x₀ given y. Subclasses say how x̂₀ comes about, and override `step` where that is not all.
+
+    σ's are in image units, states (B, C, H, W) in variance-exploding coordinates, x_σ = x₀ + σ·ε.
+    """
+
+    info: ClassVar[MethodInfo]
+
+    steps: int = 30
+    """Noise levels."""
+    sigma_max: float = 10.0
+    """The first of them, in image units."""
+    sigma_min: float = 0.005
+    """The last before 0."""
+    eta: float = 1.0
+    """DDIM's η: 1 is DDPM's ancestral noise, 0 none."""
+    clip: bool = False
+    """Clip x̂₀ to [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not self.steps >= 1:
+            raise ValueError(f"steps: expected at least 1, got {self.steps}")
+        if not 0 < self.sigma_min <= self.sigma_max:
+            raise ValueError(f"expected 0 < sigma_min ≤ sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta: expected a number in [0, 1], got {self.eta}")
+
+    @abstractmethod
+    def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:
+        """x̂₀, the estimate of the clean picture given x_σ and y."""
+
+    def step(self, problem: Problem, x: Tensor, sigma: float, s: float, noise: Noise) -> Tensor:
+        """From x_σ to x_s, s < σ."""
+        x0 = self.clipped(self.estimate(problem, x, sigma))
+        return move(x, x0, sigma, s, self.fresh(sigma, s), noise())
+
+    def fresh(self, sigma: float, s: float) -> float:
+        """The fraction f of fresh noise from σ to s."""
+        return ancestral(sigma, s, self.eta)
+
+    def levels(self, problem: Problem) -> list[float]:
+        """The walk through σ; it ends in 0."""
+        return grid.karras(self.steps, self.sigma_max, self.sigma_min)
+
+    def start(self, problem: Problem, sigma: float, noise: Tensor) -> Tensor:
+        """x at the first level: noise around the data's mean, with the data's own variance added."""
+        card = problem.prior.card
+        return card.data_mean + (sigma**2 + card.data_std**2) ** 0.5 * noise
+
+    def clipped(self, x0: Tensor) -> Tensor:
+        return x0.clamp(0, 1) if self.clip else x0
+
+
+def denoise_with_gradient(problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """D(x, σ), the leaf it depends on, and v ↦ Jᵀv with J = ∂D/∂x; the graph is kept for further products."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        denoised = problem.prior(leaf, sigma)
+
+    def product(v: Tensor, last: bool = False) -> Tensor:
+        return torch.autograd.grad(denoised, leaf, v, retain_graph=not last)[0]
+
+    return denoised.detach(), leaf, product

@@ -1,0 +1,81 @@
+"""The prior: one denoiser D(x, σ) = E[x₀ | x₀ + σ·ε = x], whatever stands behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a prior is and what it may be asked. σ, mean and standard deviation are in image units."""
+
+    name: str
+    channels: int | None = None
+    """Channels of its pictures; None: any number."""
+    multiple: int = 1
+    """Sizes the network itself takes are multiples of this; the prior pads and crops, and takes any."""
+    sigma_min: float = 0.001
+    sigma_max: float = 20.0
+    data_mean: float = 0.5
+    data_std: float = 0.25
+    licence: str = "unknown"
+    training_data: str = "unknown"
+    images_seen: int = 0
+    summary: str = ""
+    checksum: str = ""
+    """SHA-256 of the file it was loaded from."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A denoiser with a card: prior(x, sigma) → D; x, D (B, C, H, W), image units; sigma float or (B,)."""
+
+    @property
+    def card(self) -> Card: ...
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FunctionPrior:
+    """Any callable D(x, sigma) as a prior, e.g. a deepinv denoiser or a function of one's own.
+
+    It is handed x and sigma as they come; ValueError where its answer has not x's shape.
+    """
+
+    function: Callable[[Tensor, Any], Tensor]
+    card: Card
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        out = self.function(x, sigma)
+        came = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        if came != tuple(x.shape):
+            raise ValueError(
+                f"prior {self.card.name}: expected D(x, sigma) of x's shape {tuple(x.shape)}, got {came}"
+            )
+        return out
+
+
+def per_image(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """σ as one value per image, (B,), in x's type and on its device, from a number, (B,) or (B, 1, 1, 1).
+
+    ValueError for another shape, and for a number that is negative or not one.
+    """
+    if not isinstance(sigma, Tensor):
+        if not sigma >= 0:
+            raise ValueError(f"sigma: expected a standard deviation in image units, got {sigma}")
+        return torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)
+    if sigma.numel() not in (1, len(x)):
+        raise ValueError(
+            f"sigma: expected one value, or one for each of {len(x)} images, got {sigma.numel()}"
+        )
+    return sigma.to(x).flatten().expand(len(x))

@@ -1,0 +1,273 @@
+"""The one function behind the command line and every script: posterior samples of a picture given a measurement."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invdiff import catalog
+from invdiff.errors import InvdiffError, RequestError, nearest, unknown
+from invdiff.likelihood import Measurement
+from invdiff.methods import METHODS, Method, Problem, sample
+from invdiff.methods.defaults import AUTO, defaults
+from invdiff.methods.streams import Streams, checksum
+from invdiff.operators import Identity, LinearOperator, Mask, Operator, SpectralOperator
+from invdiff.priors import Card, Prior, load_prior
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a restoration stands. step of steps within the batch under way; done of total over the whole call."""
+
+    step: int
+    steps: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What `restore` returns. Pictures are unclipped, in image units."""
+
+    samples: Tensor
+    """(S, B, C, H, W)."""
+    method: str
+    reason: str
+    """Why this method."""
+    config: dict[str, Any]
+    """The method's resolved settings, noise, seed and steps, as JSON can hold them."""
+    checksums: list[str] = field(repr=False)
+    """SHA-256 of each measurement; with the seed it fixes the draws."""
+    evaluations: int
+    """Network evaluations for each sample."""
+    seconds: float
+    network_seconds: float | None = None
+    """Seconds spent in the network, forward and backward; None unless profiled."""
+
+    @property
+    def mean(self) -> Tensor:
+        """(B, C, H, W): the mean of the samples."""
+        return self.samples.mean(dim=0)
+
+    @property
+    def std(self) -> Tensor:
+        """(B, C, H, W): the samples' standard deviation, unbiased; zero for a single one."""
+        return self.samples.std(dim=0) if len(self.samples) > 1 else torch.zeros_like(self.samples[0])
+
+
+def restore(
+    y: Tensor,
+    op: Operator,
+    prior: str | Prior | Callable[[Tensor, Any], Tensor] = "natural",
+    *,
+    method: str | Method = "auto",
+    sigma_y: float = 0.0,
+    steps: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    batch: int | None = None,
+    device: str | torch.device = "cpu",
+    precision: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    callback: Callable[[Progress], None] | None = None,
+    profile: bool = False,
+) -> Result:
+    """Sample x₀ given y = A(x₀) + sigma_y·n.
+
+    y: (B, *op.out_shape), image units. sigma_y: the noise's standard deviation in image units, 0 for none. method: a
+    name of METHODS, "auto", or a Method; options: its hyper-parameters by name. batch: samples that go through the
+    network together (default: eight on a GPU, one on a CPU; halved when a GPU's memory does not hold it). The draws
+    of a sample depend on seed, the image and the sample's index alone.
+
+    RequestError, before any weight is loaded, for a pairing of method and operator that cannot be, or values out of
+    range. callback is told after every step.
+    """
+    chosen, reason = choose_method(op, method, sigma_y, samples=samples, steps=steps, options=options or {})
+    check_measurement(y, op, sigma_y)
+    if samples < 1 or (batch is not None and batch < 1):
+        raise RequestError(f"samples and batch: expected at least 1, got {samples} and {batch}")
+    place = resolve_device(device)
+    loaded = load_prior(prior, device=place, precision=precision)
+    check_prior(loaded, op)
+    counter = _Counter(loaded, profile)
+    began = time.perf_counter()
+    y, op = y.to(place), op.to(place, y.dtype)
+    sums = [checksum(image) for image in y]
+    todo = [(b, k) for k in range(samples) for b in range(len(y))]
+    out: Tensor | None = None
+    size = min(len(todo), batch or (8 if place.type == "cuda" else 1))
+    done = 0
+    steps_each = 0
+    while done < len(todo):
+        rows = todo[done : done + size]
+        images = torch.tensor([b for b, _ in rows])
+        problem = Problem(counter, Measurement(y[images.to(place)], op, sigma_y))
+        noise = Streams.make(seed, [(sums[b], k) for b, k in rows], op.in_shape, y)
+        steps_each = len(chosen.levels(problem)) - 1
+
+        def tell(step: int, steps: int, done: int = done, rows: list[tuple[int, int]] = rows) -> None:
+            if callback is not None:
+                callback(Progress(step, steps, done * steps + step * len(rows), len(todo) * steps))
+
+        try:
+            x = sample(chosen, problem, noise, callback=tell)
+        except torch.cuda.OutOfMemoryError:
+            if size == 1:
+                raise InvdiffError(
+                    "out of GPU memory with a single sample; restore a smaller picture, or use --device cpu"
+                ) from None
+            size = max(1, size // 2)
+            torch.cuda.empty_cache()
+            continue
+        if out is None:
+            out = x.new_empty((samples, len(y), *op.in_shape))
+        for row, (b, k) in enumerate(rows):
+            out[k, b] = x[row]
+        done += len(rows)
+    if out is None or not torch.isfinite(out).all():
+        raise InvdiffError(f"{chosen.info.name} diverged: the result is not finite; use more steps or a weaker guidance")
+    if place.type == "cuda":
+        torch.cuda.synchronize()
+    return Result(
+        samples=out,
+        method=chosen.info.name,
+        reason=reason,
+        config={**dataclasses.asdict(chosen), "sigma_y": sigma_y, "samples": samples, "seed": seed, "walk": steps_each},
+        checksums=sums,
+        evaluations=counter.evaluations // max(1, len(todo)),
+        seconds=time.perf_counter() - began,
+        network_seconds=counter.seconds if profile else None,
+    )
+
+
+def choose_method(
+    op: Operator,
+    method: str | Method = "auto",
+    sigma_y: float = 0.0,
+    *,
+    samples: int = 1,
+    steps: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Method, str]:
+    """The method with its settings, and why it was chosen. RequestError for what cannot be."""
+    options = dict(options or {})
+    if steps is not None:
+        options["steps"] = steps
+    if isinstance(method, Method):
+        catalog.check_method(method.info.name, abilities(op), sigma_y)
+        return dataclasses.replace(method, **options), "given"
+    name, reason = method, "asked for"
+    if method == catalog.AUTO:
+        if isinstance(op, Identity) and sigma_y > 0:
+            name, reason = "ancestral", "denoising: the noisy picture is itself a state of the diffusion"
+            options.setdefault("steps", 1 if samples == 1 else 20)
+        elif isinstance(op, LinearOperator):
+            name, reason = AUTO, "the best on every linear task we measured"
+        else:
+            name, reason = "dps", "it asks for nothing but a gradient"
+    elif method not in METHODS:
+        raise unknown("method", method, (*METHODS, catalog.AUTO))
+    catalog.check_method(name, abilities(op), sigma_y)
+    cls = METHODS[name]
+    known = [f.name for f in dataclasses.fields(cls)]
+    for option in options:
+        if option not in known:
+            raise RequestError(f"{name}: unknown option {option!r}.{nearest(option, known)} Known: {', '.join(known)}")
+    try:
+        return cls(**{**defaults(name, op), **options}), reason
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{name}: {error}") from None
+
+
+def abilities(op: Operator) -> frozenset[catalog.Ability]:
+    """What a method may ask of this operator."""
+    if isinstance(op, Identity):
+        return catalog.IDENTITY
+    if isinstance(op, Mask):
+        return catalog.MASK
+    if isinstance(op, SpectralOperator):
+        return catalog.SPECTRAL
+    return catalog.LINEAR if isinstance(op, LinearOperator) else catalog.ANY
+
+
+def check_measurement(y: Tensor, op: Operator, sigma_y: float) -> None:
+    """RequestError unless y is a finite batch of this operator's measurements, and sigma_y a sensible noise."""
+    if tuple(y.shape[1:]) != tuple(op.out_shape) or not len(y):
+        raise RequestError(f"y: expected shape (B, {', '.join(map(str, op.out_shape))}) for {op.describe()}, got {tuple(y.shape)}")
+    if not y.is_floating_point():
+        raise RequestError(f"y: expected floating-point values in image units (0 black, 1 white), got {y.dtype}; divide 8-bit values by 255")
+    if not torch.isfinite(y).all():
+        raise RequestError("y: expected finite values, got NaN or infinity")
+    if not 0 <= sigma_y <= 1:
+        raise RequestError(f"sigma_y: expected a standard deviation in image units, 0 to 1 (8-bit 25 is 0.098), got {sigma_y:g}")
+
+
+def check_prior(prior: Prior, op: Operator) -> None:
+    """RequestError where the prior's channels are not the operator's."""
+    channels = prior.card.channels
+    if channels is not None and channels != op.in_shape[0]:
+        raise RequestError(
+            f"prior {prior.card.name}: expected pictures of {channels} channels, got {op.in_shape[0]}; "
+            "build the operator for that many and repeat the measurement"
+        )
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """auto, cpu, cuda or mps as a device that is there. RequestError otherwise."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise unknown("device", str(device), ("auto", "cpu", "cuda", "mps")) from None
+    there = {"cpu": lambda: True, "cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if place.type not in there:
+        raise unknown("device", str(device), ("auto", *there))
+    if not there[place.type]():
+        raise RequestError(f"device {place.type}: not available on this machine; use --device auto or cpu")
+    return place
+
+
+class _Counter:
+    """The prior, counting evaluations; with `profile` also the seconds inside it, forward and backward."""
+
+    def __init__(self, prior: Prior, profile: bool) -> None:
+        self.prior, self.profile = prior, profile
+        self.evaluations, self.seconds = 0, 0.0
+
+    @property
+    def card(self) -> Card:
+        return self.prior.card
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.evaluations += len(x)
+        if not self.profile:
+            return self.prior(x, sigma)
+        began = _now(x.device)
+        denoised = self.prior(x, sigma)
+        self.seconds += _now(x.device) - began
+        if denoised.requires_grad:  # the way back passes these two hooks: entering the network, and leaving it
+
+            def enter(gradient: Tensor) -> None:
+                self.seconds -= _now(gradient.device)
+
+            def leave(gradient: Tensor) -> None:
+                self.seconds += _now(gradient.device)
+
+            denoised.register_hook(enter)
+            x.register_hook(leave)
+        return denoised
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,6 @@
+"""Training a prior from a recipe."""
+
+from .loop import train
+from .recipe import Recipe
+
+__all__ = ["Recipe", "train"]

@@ -1,0 +1,208 @@
+"""What a method may ask of a forward model y = A(x): Operator → LinearOperator → SpectralOperator.
+
+Images are (B, C, H, W) in image units (0 black, 1 white); shapes are written without the batch. Operators are
+immutable frozen dataclasses: their fields are what they were built from, and a `cached_property` what follows
+from the fields, worked out in float64 once, when first used. They are born in float64 and answer in the dtype
+and on the device of what they are given; `to` moves their tensors there beforehand, which saves a conversion
+at every call.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from math import inf
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, int, int]
+
+
+class Operator(ABC):
+    """A forward model y = A(x), of which nothing is asked but A and its derivative (by autograd)."""
+
+    in_shape: Shape
+    out_shape: tuple[int, ...]
+
+    @abstractmethod
+    def A(self, x: Tensor) -> Tensor:
+        """y = A(x), without noise. x: (B, *in_shape); y: (B, *out_shape). ValueError for another shape."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.A(x)
+
+    def describe(self) -> str:
+        """One line for logs and records."""
+        return f"{type(self).__name__}({by(*self.in_shape)})"
+
+    def __repr__(self) -> str:
+        return self.describe()
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same operator, its tensors on `device` and in `dtype`; None leaves them as they are.
+
+        A device without float64 (mps) needs dtype=torch.float32.
+        """
+        new = object.__new__(type(self))
+        for name, value in vars(self).items():
+            if not isinstance(getattr(type(self), name, None), cached_property):
+                vars(new)[name] = _moved(value, device, dtype)
+        return new
+
+    def _image(self, x: Tensor) -> Tensor:
+        return self._checked(x, self.in_shape, "an image")
+
+    def _measurement(self, y: Tensor) -> Tensor:
+        return self._checked(y, self.out_shape, "a measurement")
+
+    def _checked(self, tensor: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
+        if tuple(tensor.shape[1:]) != shape:
+            wanted, got = ", ".join(["B", *map(str, shape)]), tuple(tensor.shape)
+            raise ValueError(
+                f"{self}: expected {what} ({wanted}), got {got}; build the operator for that shape"
+            )
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"{self}: expected {what} of floats in image units, got {tensor.dtype}; convert it"
+            )
+        return tensor
+
+
+class LinearOperator(Operator):
+    """A linear forward model: A with its true adjoint, its pseudo-inverse and its proximal map.
+
+    A subclass gives A and A_adjoint. The rest follows by conjugate gradients, each sample on its own, until
+    the gradient has fallen to `rtol` of its start (10 ulp where the dtype cannot do better) or after
+    `max_iter` steps.
+    """
+
+    rtol: float = 1e-6
+    max_iter: int = 100
+
+    @abstractmethod
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """x = Aᵀy, so that ⟨A x, y⟩ = ⟨x, Aᵀ y⟩. y: (B, *out_shape); x: (B, *in_shape)."""
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        """x = A†y, the shortest x that brings A x closest to y. y: (B, *out_shape); x: (B, *in_shape)."""
+        return self._least_squares(y, damping(inf, y))
+
+    def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
+        """argmin_x ½‖x − z‖² + weight/2 ‖A x − y‖². z: (B, *in_shape); y: (B, *out_shape).
+
+        weight: a number in (0, inf], or one per sample (B,). At inf it is the projection z + A†(y − A z).
+        """
+        return z + self._least_squares(self._measurement(y) - self.A(z), damping(weight, z))
+
+    def _least_squares(self, b: Tensor, damping: Tensor) -> Tensor:
+        """argmin_d ½‖A d − b‖² + damping/2 ‖d‖², the shortest of them, by CGLS (Björck 1996, 7.4.1)."""
+        gradient = self.A_adjoint(b)
+        d, residual, direction = torch.zeros_like(gradient), b, gradient
+        power = _power(gradient)
+        goal = power * max(self.rtol, 10 * torch.finfo(b.dtype).eps) ** 2
+        for _ in range(self.max_iter):
+            active = power > goal  # a sample that is done stands still, so that it does not feel its batch
+            if not active.any():
+                break
+            ahead = self.A(direction)
+            step = torch.where(active, power / (_power(ahead) + damping.flatten() * _power(direction)), 0)
+            d = d + _per_sample(step, d) * direction
+            residual = residual - _per_sample(step, b) * ahead
+            gradient = self.A_adjoint(residual) - damping * d
+            before, power = power, _power(gradient)
+            direction = gradient + _per_sample(torch.where(active, power / before, 0), d) * direction
+        return d
+
+
+class SpectralOperator(LinearOperator):
+    """A linear operator whose real singular value decomposition A = U diag(s) Vᵀ is known.
+
+    V is a square orthonormal matrix over the n = C·H·W numbers of an image. U has a column for each of V's,
+    zero where s = 0, so UᵀU = diag(s > 0). All is real: white real noise has white coefficients. s comes in
+    V's order, not sorted.
+    """
+
+    @property
+    @abstractmethod
+    def singular_values(self) -> Tensor:
+        """s ≥ 0, (n,), zero for the directions A loses."""
+
+    @abstractmethod
+    def V(self, c: Tensor) -> Tensor:
+        """The image with coefficients c. c: (B, n); returns (B, *in_shape)."""
+
+    @abstractmethod
+    def V_adjoint(self, x: Tensor) -> Tensor:
+        """The coefficients of an image. x: (B, *in_shape); returns (B, n)."""
+
+    @abstractmethod
+    def U(self, c: Tensor) -> Tensor:
+        """The measurement with coefficients c (where s = 0, they do not matter). c: (B, n)."""
+
+    @abstractmethod
+    def U_adjoint(self, y: Tensor) -> Tensor:
+        """The coefficients of a measurement, zero where s = 0. y: (B, *out_shape); returns (B, n)."""
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.U(self.singular_values.to(x) * self.V_adjoint(x))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.V(self.singular_values.to(y) * self.U_adjoint(y))
+
+    def _least_squares(self, b: Tensor, damping: Tensor) -> Tensor:
+        return self.V(gain(self.singular_values.to(b), damping.view(-1, 1)) * self.U_adjoint(b))
+
+
+def damping(weight: float | Tensor, like: Tensor) -> Tensor:
+    """1/weight as (B or 1, 1, 1, 1), for a prox over `like`. ValueError for a weight outside (0, inf]."""
+    w = torch.as_tensor(weight, dtype=like.dtype, device=like.device)
+    if w.ndim > 1 or w.numel() not in (1, len(like)):
+        raise ValueError(f"weight: expected a number or ({len(like)},) numbers, got shape {tuple(w.shape)}")
+    if not (w > 0).all():
+        raise ValueError(f"weight: expected numbers in (0, inf], got {w.tolist()}")
+    return (1 / w).view(-1, 1, 1, 1)
+
+
+def counts(s: Tensor) -> Tensor:
+    """Which singular values are more than rounding: above 100 ulp of the largest."""
+    return s > 100 * torch.finfo(s.dtype).eps * s.max()
+
+
+def gain(s: Tensor, damping: Tensor) -> Tensor:
+    """s / (damping + s²), which undoes a singular value; 0 for those that do not count."""
+    kept = counts(s)
+    return torch.where(kept, s / torch.where(kept, damping + s * s, 1), 0)
+
+
+def by(*sizes: int) -> str:
+    """3, 256, 256 → "3x256x256"."""
+    return "x".join(map(str, sizes))
+
+
+def image_shape(shape: tuple[int, ...]) -> Shape:
+    """(C, H, W) as given to an operator's constructor, checked."""
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"shape: expected (C, H, W) without the batch, each at least 1, got {tuple(shape)}")
+    channels, height, width = map(int, shape)
+    return channels, height, width
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """In float64 and on the CPU, which always has it: where an operator's constants are worked out."""
+    return tensor.to("cpu", torch.float64)
+
+
+def _power(v: Tensor) -> Tensor:
+    return v.square().flatten(1).sum(1)
+
+
+def _per_sample(v: Tensor, like: Tensor) -> Tensor:
+    return v.view(-1, *[1] * (like.ndim - 1))
+
+
+def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(device, dtype if value.is_floating_point() else None)

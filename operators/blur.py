@@ -1,0 +1,261 @@
+"""Convolution with a kernel, and what happens at the border."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .base import LinearOperator, Shape, SpectralOperator, by, counts, damping, exact, gain, image_shape
+from .separable import SeparableOperator
+
+Border = Literal["circular", "reflect", "replicate", "zero", "valid"]
+_PAD = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}  # torch's names
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Blur(LinearOperator):
+    """y = kernel ∗ x: a true convolution (the kernel flipped) of every channel, by FFT whatever its size.
+
+    kernel: (h, w), finite, kept as given (brightness stays if it sums to 1), centred at (h // 2, w // 2), not
+    larger than the image. shape: (C, H, W). border says what lies outside the image:
+
+        circular    b c d | a b c d | a b c
+        reflect     d c b | a b c d | c b a   the edge not repeated: torch's "reflect", scipy's "mirror"
+        replicate   a a a | a b c d | d d d
+        zero        0 0 0 | a b c d | 0 0 0
+        valid       ? ? ? | a b c d | ? ? ?   y: (C, H − h + 1, W − w + 1), as blurred by a camera
+
+    Each has its own true adjoint. Circular blurs are spectral by Fourier (`CircularBlur`) and those whose
+    kernel is an outer product, as a Gaussian is, by their rows and columns (`SeparableBlur`); the others have
+    a prox by conjugate gradients, to which rtol and max_iter belong (see `LinearOperator`).
+
+    ValueError for an unknown border, or a kernel that is too large, not finite, or sums to zero.
+    """
+
+    kernel: Tensor
+    shape: Shape
+    border: Border = "circular"
+    rtol: float = field(default=LinearOperator.rtol, kw_only=True)
+    max_iter: int = field(default=LinearOperator.max_iter, kw_only=True)
+
+    def __new__(
+        cls, kernel: Tensor, shape: Shape, border: Border = "circular", *, rtol: float = 0, max_iter: int = 0
+    ) -> Blur:
+        """A spectral blur is made as the subclass that says so, as `pathlib.Path` makes a `PosixPath`."""
+        if cls is not Blur:
+            return super().__new__(cls)
+        separable = SeparableBlur if _factors(torch.as_tensor(kernel)) else Blur
+        return super().__new__(CircularBlur if border == "circular" else separable)
+
+    def __getnewargs__(self) -> tuple[Tensor, Shape, Border]:
+        return self.kernel, self.shape, self.border  # what __new__ needs, for copy and pickle
+
+    def __post_init__(self) -> None:
+        channels, height, width = shape = image_shape(self.shape)
+        kernel = torch.as_tensor(self.kernel)
+        if self.border not in get_args(Border):
+            raise ValueError(f"border: expected one of {', '.join(get_args(Border))}, got {self.border!r}")
+        if kernel.ndim != 2 or kernel.numel() == 0:
+            raise ValueError(f"kernel: expected (h, w), got {tuple(kernel.shape)}")
+        h, w = kernel.shape
+        if h > height or w > width:
+            raise ValueError(f"kernel: {by(h, w)} is larger than the image, {by(height, width)}; crop it")
+        kernel = exact(kernel).clone()  # what the caller does to the original later is not ours
+        if not kernel.isfinite().all():
+            raise ValueError("kernel: expected finite numbers, got NaN or infinity")
+        if kernel.sum().abs() <= 1e-12 * kernel.abs().sum():
+            raise ValueError("kernel: sums to zero, so no brightness would be left; check how it was read")
+        out_shape = (channels, height - h + 1, width - w + 1) if self.border == "valid" else shape
+        vars(self).update(kernel=kernel, shape=shape, in_shape=shape, out_shape=out_shape)
+
+    def describe(self) -> str:
+        return f"Blur({by(*self.kernel.shape)}, {self.border}, {by(*self.in_shape)})"
+
+    def A(self, x: Tensor) -> Tensor:
+        top, left = self._origin
+        blurred = self._filter(self._extended(self._image(x)), self.spectrum)
+        return blurred[..., top : top + self.out_shape[1], left : left + self.out_shape[2]]
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        top, left = self._origin
+        return self._folded(self._filter(pad(self._measurement(y), (left, 0, top, 0)), self.spectrum.conj()))
+
+    @cached_property
+    def spectrum(self) -> Tensor:
+        """The kernel's transfer function on the FFT's grid, its half (rows, columns // 2 + 1)."""
+        return self._like_kernel(torch.fft.rfft2(self._placed))
+
+    @property
+    def _placed(self) -> Tensor:
+        """The kernel on the FFT's grid, its centre at the origin; float64."""
+        (h, w), (rows, columns) = self.kernel.shape, self._grid
+        return pad(exact(self.kernel), (0, columns - w, 0, rows - h)).roll((-(h // 2), -(w // 2)), (0, 1))
+
+    def _like_kernel(self, derived: Tensor) -> Tensor:
+        dtype = self.kernel.dtype.to_complex() if derived.is_complex() else self.kernel.dtype
+        return derived.to(self.kernel.device, dtype)
+
+    @property
+    def _origin(self) -> tuple[int, int]:
+        """Where the measurement begins on the FFT's grid."""
+        h, w = self.kernel.shape
+        return (h - 1) // 2, (w - 1) // 2
+
+    @property
+    def _margins(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """How far the image is extended: (top, bottom), (left, right)."""
+        h, w = self.kernel.shape
+        if self.border == "valid":
+            return (0, 0), (0, 0)
+        return ((h - 1) // 2, h // 2), ((w - 1) // 2, w // 2)
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """No smaller than the extended image, so that what wraps around stays outside the measurement."""
+        (top, bottom), (left, right) = self._margins
+        return _fast(top + self.in_shape[1] + bottom), _fast(left + self.in_shape[2] + right)
+
+    def _filter(self, v: Tensor, spectrum: Tensor) -> Tensor:
+        V = torch.fft.rfft2(v, s=self._grid)
+        return torch.fft.irfft2(V * spectrum.to(V), s=self._grid)
+
+    def _extended(self, x: Tensor) -> Tensor:
+        if self.border == "valid":
+            return x
+        (top, bottom), (left, right) = self._margins
+        return pad(x, (left, right, top, bottom), mode=_PAD[self.border])
+
+    def _folded(self, v: Tensor) -> Tensor:
+        """The transpose of `_extended`: what lies over the border is added to where it was copied from."""
+        for dim, size, (before, after) in zip((-2, -1), self.in_shape[1:], self._margins, strict=True):
+            low, inner, high = v.narrow(dim, 0, before + size + after).split((before, size, after), dim)
+            if self.border == "reflect":
+                inner = inner.clone()
+                inner.narrow(dim, 1, before).add_(low.flip(dim))
+                inner.narrow(dim, size - 1 - after, after).add_(high.flip(dim))
+            elif self.border == "replicate":
+                inner = inner.clone()
+                inner.narrow(dim, 0, 1).add_(low.sum(dim, keepdim=True))
+                inner.narrow(dim, size - 1, 1).add_(high.sum(dim, keepdim=True))
+            v = inner
+        return v
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CircularBlur(Blur, SpectralOperator):
+    """A blur that wraps around: K = |K|·exp(iφ) in Fourier's basis, where everything has its closed form.
+
+    V is the real Hartley transform, whose columns are cas(2πu·x) = cos + sin. A convolution scales each by
+    |K| and shifts it by φ, so s = |K| and U = F⁻¹ exp(iφ) F V, all real (Bracewell, The Hartley Transform,
+    1986).
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.border != "circular":
+            raise ValueError(f"CircularBlur: the border is {self.border}, not circular; make a Blur")
+
+    def A(self, x: Tensor) -> Tensor:
+        return self._filter(self._image(x), self.spectrum)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self._filter(self._measurement(y), self.spectrum.conj())
+
+    def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
+        Z, Y = torch.fft.rfft2(self._image(z)), torch.fft.rfft2(self._measurement(y))
+        X = Z + self._inverse(z, damping(weight, z)) * (Y - self.spectrum.to(Z) * Z)
+        return torch.fft.irfft2(X, s=self._grid)
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        s = torch.fft.fft2(self._placed).abs()
+        return self._like_kernel(s * counts(s)).expand(self.in_shape).flatten()
+
+    def V(self, c: Tensor) -> Tensor:
+        return _hartley(c.reshape(-1, *self.in_shape))
+
+    def V_adjoint(self, x: Tensor) -> Tensor:
+        return _hartley(self._image(x)).flatten(1)
+
+    def U(self, c: Tensor) -> Tensor:
+        return self._filter(self.V(c), self._phase)
+
+    def U_adjoint(self, y: Tensor) -> Tensor:
+        return self.V_adjoint(self._filter(self._measurement(y), self._phase.conj()))
+
+    def _least_squares(self, b: Tensor, damping: Tensor) -> Tensor:
+        return self._filter(self._measurement(b), self._inverse(b, damping))
+
+    def _inverse(self, like: Tensor, damping: Tensor) -> Tensor:
+        """conj(K) / (damping + |K|²)."""
+        return gain(self.spectrum.abs().to(like), damping) * self._phase.conj().to(like.device)
+
+    @cached_property
+    def _phase(self) -> Tensor:
+        """exp(iφ), and 0 where K is."""
+        K = torch.fft.rfft2(self._placed)
+        return self._like_kernel(torch.where(counts(K.abs()), K / K.abs(), 0))
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        return self.in_shape[1:]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SeparableBlur(Blur, SeparableOperator):
+    """A blur by an outer product a bᵀ, with any border: by a matrix for the rows and one for the columns.
+
+    Their SVDs are worked out when first asked for (a fifth of a second at 256 pixels, ten at 2048); A goes by
+    FFT.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        factors = _factors(self.kernel)
+        if factors is None or self.border == "circular":
+            raise ValueError(
+                "SeparableBlur: the kernel is no outer product, or the border circular; make a Blur"
+            )
+        (a, b), (_, height, width), (vertical, horizontal) = factors, self.in_shape, self._margins
+        rows, columns = self._matrix(a, height, vertical), self._matrix(b, width, horizontal)
+        vars(self).update(rows=rows, columns=columns)
+
+    def _matrix(self, kernel: Tensor, size: int, margins: tuple[int, int]) -> Tensor:
+        """The blur of one axis: row i holds the weights with which pixel i of y looks at those of x."""
+        source = torch.arange(1.0, size + 1)[None]  # the pixel at each place of the extended axis; 0: none
+        if self.border != "valid":
+            source = pad(source, margins, mode=_PAD[self.border])
+        seen = source[0].long().unfold(0, len(kernel), 1)
+        weights = kernel.flip(0).expand(seen.shape)
+        return torch.zeros(len(seen), size + 1, dtype=kernel.dtype).scatter_add(1, seen, weights)[:, 1:]
+
+
+def _factors(kernel: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(a, b) with kernel = a bᵀ to rounding, if there are: those through its largest weight."""
+    if kernel.ndim != 2 or not kernel.numel():
+        return None
+    kernel = exact(kernel)
+    row, column = divmod(int(kernel.abs().argmax()), kernel.shape[1])
+    top = kernel[row, column]
+    a, b = kernel[:, column] / top.abs().sqrt(), kernel[row] / top.abs().sqrt() * top.sign()
+    return (a, b) if (torch.outer(a, b) - kernel).abs().max() <= 1e-13 * top.abs() else None
+
+
+def _hartley(v: Tensor) -> Tensor:
+    """Σ_x v(x) cas(2πu·x) / √(HW) over the last two axes: real, orthonormal, and its own inverse."""
+    F = torch.fft.fft2(v, norm="ortho")
+    return F.real - F.imag
+
+
+def _fast(n: int) -> int:
+    """The least length from n up with no prime factor above 5, for which FFTs are fast."""
+    rest = n
+    for prime in (2, 3, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return n if rest == 1 else _fast(n + 1)

@@ -1,0 +1,117 @@
+"""Pixels lost, and nothing lost."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .base import Shape, SpectralOperator, by, damping, image_shape
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Mask(SpectralOperator):
+    """y = keep · x, the pixels to be filled set to zero.
+
+    keep: (H, W) or (1, H, W), for all of `channels`, or (C, H, W); 1 = observed, 0 = to be filled, any dtype.
+    Kept as a boolean (C, H, W). Other values are thresholded at ½ with a warning. ValueError for another
+    shape, NaN, or a mask that keeps nothing; a warning for one that keeps everything.
+    """
+
+    keep: Tensor
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        given = torch.as_tensor(self.keep)
+        if given.ndim not in (2, 3) or given.numel() == 0 or self.channels < 1:
+            raise ValueError(f"keep: expected (H, W), (1, H, W) or (C, H, W), got {tuple(given.shape)}")
+        if given.isnan().any():
+            raise ValueError("keep: expected 1 for the pixels to keep and 0 for the others, got NaN")
+        keep = given > 0.5
+        if not (keep == given).all():
+            warnings.warn("keep: values other than 0 and 1 were thresholded at 1/2", stacklevel=3)
+        if not keep.any():
+            raise ValueError("keep: expected some pixels to keep (1), got none; is the mask inverted?")
+        if keep.all():
+            warnings.warn("keep: every pixel is kept, so there is nothing to fill; inverted?", stacklevel=3)
+        channels = self.channels if keep.ndim == 2 or len(keep) == 1 else len(keep)
+        keep = keep.expand(channels, *keep.shape[-2:]).contiguous()
+        shape = tuple(keep.shape)
+        vars(self).update(keep=keep, channels=channels, in_shape=shape, out_shape=shape)
+
+    def describe(self) -> str:
+        return f"Mask({by(*self.in_shape)}, {self.keep.double().mean():.1%} kept)"
+
+    def A(self, x: Tensor) -> Tensor:
+        return torch.where(self.keep.to(x.device), self._image(x), 0)  # no product: what is lost may be NaN
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.A(y)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return self.A(y)
+
+    def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
+        share = 1 / (1 + damping(weight, z))  # exactly 1 at weight = inf: kept pixels come back bit for bit
+        x = (1 - share) * self._image(z) + share * self._measurement(y)
+        return torch.where(self.keep.to(z.device), x, z)
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        return self.keep.flatten().to(torch.get_default_dtype())
+
+    def V(self, c: Tensor) -> Tensor:
+        return c.reshape(-1, *self.in_shape)
+
+    def V_adjoint(self, x: Tensor) -> Tensor:
+        return self._image(x).flatten(1)
+
+    def U(self, c: Tensor) -> Tensor:
+        return self.A(self.V(c))
+
+    def U_adjoint(self, y: Tensor) -> Tensor:
+        return self.A(y).flatten(1)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Identity(SpectralOperator):
+    """y = x: denoising, once noise is added. shape: (C, H, W)."""
+
+    in_shape: Shape
+
+    def __post_init__(self) -> None:
+        shape = image_shape(self.in_shape)
+        vars(self).update(in_shape=shape, out_shape=shape)
+
+    def A(self, x: Tensor) -> Tensor:
+        return self._image(x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self._image(y)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return self._image(y)
+
+    def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
+        share = 1 / (1 + damping(weight, z))
+        return (1 - share) * self._image(z) + share * self._image(y)
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        channels, height, width = self.in_shape
+        return torch.ones(channels * height * width)
+
+    def V(self, c: Tensor) -> Tensor:
+        return c.reshape(-1, *self.in_shape)
+
+    def V_adjoint(self, x: Tensor) -> Tensor:
+        return self._image(x).flatten(1)
+
+    def U(self, c: Tensor) -> Tensor:
+        return self.V(c)
+
+    def U_adjoint(self, y: Tensor) -> Tensor:
+        return self.V_adjoint(y)

@@ -1,0 +1,135 @@
+"""`invdiff degrade`: measurements that `invdiff restore` can take back, and wrong requests."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from invdiff.cli import main as cli
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        return cli.run(["degrade", *arguments]), *capsys.readouterr()
+
+    return run
+
+
+def pixels(path: str | Path) -> np.ndarray[Any, Any]:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--task", "inpaint", "--mask", "random:0.5"),
+        ("--task", "inpaint", "--mask", "m.png", "--noise", "0.02"),
+        ("--task", "deblur", "--kernel", "gaussian:0.8", "--noise", "0.01"),
+        ("--task", "deblur", "--kernel", "motion:5,30", "--border", "circular"),
+        ("--task", "sr", "--scale", "2", "--sr-kernel", "box"),
+        ("--task", "denoise", "--noise", "0.1"),
+    ],
+)
+def test_the_command_it_prints_restores_what_it_made(
+    run: Run, tiny_prior: str, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run("photo.png", *arguments)
+    assert code == 0, err
+    words = shlex.split(out)
+    assert words[:2] == ["invdiff", "restore"]
+    code = cli.run([*words[1:], "--prior", tiny_prior, "--steps", "2", "--device", "cpu"])
+    assert code == 0, capsys.readouterr().err
+    record = json.loads(Path("restored/photo.json").read_text("utf-8"))
+    made = json.loads(Path("degraded/photo.json").read_text("utf-8"))
+    assert record["operator"].split(",")[0] == made["operator"].split(",")[0]
+    assert record["scores"]["restored"]["psnr"] > 5
+
+
+def test_missing_pixels_are_black_and_the_others_untouched(run: Run) -> None:
+    assert run("photo.png", "--task", "inpaint", "--mask", "random:0.5")[0] == 0
+    hole = pixels("degraded/photo_mask.png") > 0
+    assert 0.4 < hole.mean() < 0.6
+    assert pixels("degraded/photo.png")[hole].max() == 0
+    assert np.array_equal(pixels("degraded/photo.png")[~hole], pixels("photo.png")[~hole])
+
+
+def test_a_photographs_blur_loses_the_border(run: Run) -> None:
+    assert run("photo.png", "--task", "deblur", "--kernel", "gaussian:1")[0] == 0
+    assert np.load("degraded/photo_kernel.npy").shape == (9, 9)
+    assert pixels("degraded/photo.png").shape == (20, 24, 3)
+
+
+@pytest.mark.parametrize("bits, step", [(8, 1 / 255), (16, 1 / 65535), (32, 0)])
+def test_a_measurement_is_rounded_to_the_bits_asked_for_and_says_so(run: Run, bits: int, step: float) -> None:
+    from invdiff.images import read_image
+
+    code, _, err = run("photo.png", "--task", "sr", "--scale", "4", "--sr-kernel", "box", "--bits", str(bits))
+    assert code == 0
+    assert ("written as computed" if bits == 32 else f"rounded to {bits} bits") in err
+    expected = (pixels("photo.png") / 255).reshape(7, 4, 8, 4, 3).mean((1, 3))
+    found = read_image(f"degraded/photo.{'npy' if bits == 32 else 'png'}")
+    assert found.bits == bits
+    assert np.abs(found.array - expected).max() < step / 2 + 1e-6
+    assert np.abs(found.array - expected).max() > step / 8
+
+
+def test_a_palette_picture_is_measured_in_full_colour(run: Run) -> None:
+    Image.open("photo.png").quantize(5).save("few.png")
+    assert run("few.png", "--task", "denoise", "--noise", "0.05")[0] == 0
+    with Image.open("degraded/few.png") as made:
+        assert made.mode == "RGB"
+
+
+def test_the_noise_is_fixed_by_the_seed_and_asks_for_overwrite(run: Run) -> None:
+    noisy = ("photo.png", "--task", "denoise", "--noise", "0.1")
+    assert run(*noisy)[0] == 0
+    first = pixels("degraded/photo.png")
+    code, out, err = run(*noisy, "--seed", "1")
+    assert (code, out) == (0, "")
+    assert "kept, --overwrite replaces it" in err
+    assert run(*noisy, "--overwrite")[0] == 0
+    assert np.array_equal(pixels("degraded/photo.png"), first)
+    assert run(*noisy, "--seed", "1", "--overwrite")[0] == 0
+    assert not np.array_equal(pixels("degraded/photo.png"), first)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("nowhere.png", "--task", "denoise", "--noise", "0.1"), "nowhere.png: no such file"),
+        (("photo.png", "--task", "denoise"), "needs --noise, the standard deviation to add"),
+        (("photo.png", "--task", "denoise", "--noise", "auto"), "--noise auto is for invdiff restore"),
+        (("photo.png", "--task", "inpaint", "--mask", "randm:0.8"), "or one of random:0.8, box:64"),
+        (("photo.png", "--task", "inpaint", "--mask", "box:100"), "everything is to be filled in"),
+        (("photo.png", "--task", "inpaint", "--mask", "random:2"), "a number from 0.001 to 0.999"),
+        (("photo.png", "--task", "deblur", "--kernel", "disk:20"), "larger than the picture"),
+        (("photo.png", "--task", "sr", "--scale", "2", "--bits", "12"), "expected 8, 16 or 32"),
+        (("photo.png", "--task", "sr", "--scale", "2", "--out", "."), "would replace its own input"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_writes_nothing(
+    run: Run, folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert sorted(p.name for p in folder.iterdir()) == ["m.png", "photo.png"]
+
+
+def test_json_is_one_document_and_a_bad_file_leaves_the_others(run: Run) -> None:
+    code, out, _ = run("photo.png", "nowhere.png", "--task", "sr", "--scale", "2", "--json")
+    document = json.loads(out)
+    assert code == document["exit_code"] == 1
+    assert document["results"][0]["size"] == {"picture": "32×28", "measurement": "16×14"}
+    assert len(document["failed"]) == 1

@@ -1,0 +1,274 @@
+"""A prior's file: it comes back as it was written, and a bad one is named and never run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from invdiff import catalog, load_prior
+from invdiff.errors import RequestError
+from invdiff.priors import EDM, Card, NetworkPrior, save_prior
+from invdiff.priors.files import read_about
+from invdiff.priors.nets.unet import UNet
+
+CARD = Card(
+    name="tiny",
+    channels=3,
+    sigma_min=0.002,
+    sigma_max=40.0,
+    data_mean=0.45,
+    data_std=0.3,
+    licence="Apache-2.0",
+    training_data="noise, with a ü",
+    images_seen=12,
+    summary="A test's.",
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path, network: UNet) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save_prior(path, network, EDM(sigma_data=0.6), CARD)
+    return path
+
+
+def load(path: str | Path) -> NetworkPrior:
+    prior = load_prior(path, precision="float32")
+    assert isinstance(prior, NetworkPrior)
+    return prior
+
+
+def rewritten(file: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]) -> Path:
+    """The same file with its card and tensors changed behind our back."""
+    about = read_about(file)
+    tensors = {k: v.half().clone() for k, v in load(file).network.state_dict().items()}
+    change(about, tensors)
+    save_file(tensors, file, metadata={"invdiff": "1", "about": json.dumps(about)})
+    return file
+
+
+def test_weights_come_back_as_their_float16_values_and_the_card_as_it_was(file: Path, network: UNet) -> None:
+    prior = load(file)
+    written = network.state_dict()
+    for name, value in prior.network.state_dict().items():
+        assert value.dtype is torch.float32
+        assert torch.equal(value, written[name].half().float())
+    assert prior.precondition == EDM(sigma_data=0.6)
+    checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert prior.card == dataclasses.replace(CARD, multiple=4, checksum=checksum)
+
+
+def test_d_comes_back_bit_for_bit_in_float32(tmp_path: Path, network: UNet) -> None:
+    path = tmp_path / "exact.safetensors"
+    save_prior(path, network, EDM(), CARD, dtype=torch.float32)
+    x = torch.rand(2, 3, 9, 6)
+    assert torch.equal(load(path)(x, 0.3), NetworkPrior(network, EDM(), CARD)(x, 0.3))
+
+
+def test_a_network_of_another_shape_comes_back_by_its_card(
+    tmp_path: Path, make_network: Callable[..., UNet]
+) -> None:
+    network = make_network(channels=1, widths=[4, 6, 8], blocks=[1, 2, 1], fold=1)
+    path = tmp_path / "grey.safetensors"
+    save_prior(path, network, EDM(), Card(name="grey", channels=1))
+    prior = load(path)
+    assert prior.card.multiple == 4
+    assert prior.network.config == network.config
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_others_may_read_the_file_as_the_umask_says(
+    tmp_path: Path, network: UNet, umask: int, mode: int
+) -> None:
+    path, before = tmp_path / "shared.safetensors", os.umask(umask)
+    try:
+        save_prior(path, network, EDM(), CARD)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_weights_that_float16_cannot_hold_are_refused_and_the_older_file_stays(
+    file: Path, network: UNet
+) -> None:
+    before = file.read_bytes()
+    network.stem.weight.data[0, 0, 0, 0] = 1e6
+    with pytest.raises(ValueError, match=r"stem\.weight .* not finite in torch\.float16"):
+        save_prior(file, network, EDM(), CARD)
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_write_that_fails_leaves_the_older_file_and_no_litter(
+    file: Path, network: UNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_prior(file, network, EDM(), dataclasses.replace(CARD, name="newer"))
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_of_a_training_run_is_its_prior(tmp_path: Path, file: Path) -> None:
+    file.rename(tmp_path / "prior.safetensors")
+    assert load(tmp_path).card.name == "tiny"
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.ckpt", "weights.safetensors"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_pickle_is_refused_and_nothing_in_it_runs(tmp_path: Path, name: str, zipped: bool) -> None:
+    marker, path = tmp_path / "it_ran", tmp_path / name
+    payload = pickle.dumps(Malicious(marker))
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", payload)
+    else:
+        path.write_bytes(payload)
+    with pytest.raises(RequestError, match="never opened: they can run code") as caught:
+        load_prior(path)
+    assert "\n" not in str(caught.value)
+    assert not marker.exists()
+    pickle.loads(payload)  # what would have happened
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 0.999])
+def test_a_truncated_file_is_named(file: Path, share: float) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(RequestError, match=r"tiny\.safetensors: .*(not a readable|truncated)"):
+        load_prior(file)
+
+
+def test_a_file_with_a_damaged_header_is_named(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[20:60] = bytes(40)
+    file.write_bytes(data)
+    with pytest.raises(RequestError, match=r"tiny\.safetensors: not a readable safetensors file"):
+        load_prior(file)
+
+
+def test_a_safetensors_file_of_someone_else_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, path, metadata={"format": "pt"})
+    with pytest.raises(RequestError, match="without an invdiff card"):
+        load_prior(path)
+
+
+def test_a_damaged_card_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "card.safetensors"
+    for about in ("not json", "[]", '{"network": {}}', '{"network": 3, "precondition": {}, "card": {}}'):
+        save_file({"weight": torch.zeros(3)}, path, metadata={"invdiff": "1", "about": about})
+        with pytest.raises(RequestError, match="its card is damaged"):
+            load_prior(path)
+
+
+def poisoned(value: float) -> Callable[[dict[str, Any], dict[str, Tensor]], None]:
+    def change(about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        tensors["head.bias"][1] = value
+
+    return change
+
+
+def changed(part: str, key: str, value: object) -> Callable[[dict[str, Any], dict[str, Tensor]], None]:
+    return lambda about, tensors: about[part].update({key: value})
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], object], str]] = {
+    "NaN": (poisoned(float("nan")), r"head\.bias holds values that are not finite"),
+    "infinity": (poisoned(float("inf")), r"head\.bias holds values that are not finite"),
+    "a tensor less": (lambda a, t: t.pop("head.bias"), r"head\.bias: expected \(12,\), got nothing"),
+    "a tensor more": (lambda a, t: t.update(extra=torch.zeros(2)), r"extra: expected nothing, got \(2,\)"),
+    "another shape": (lambda a, t: t.update({"head.bias": torch.zeros(5)}), r"expected \(12,\), got \(5,\)"),
+    "wider": (changed("network", "widths", [8, 24]), "not what its card says"),
+    "enormous": (changed("network", "widths", [2**20, 2**20]), "not what its card says"),
+    "unknown kind": (changed("network", "kind", "dit"), "cannot build .*dit"),
+    "unknown argument": (changed("network", "heads", 4), "cannot build .*heads"),
+    "words for numbers": (changed("network", "fold", "two"), "cannot build"),
+    "negative": (changed("network", "fold", -1), "cannot build"),
+    "other precondition": (changed("precondition", "kind", "vp"), "cannot build .*vp"),
+    "no spread": (changed("precondition", "sigma_data", 0), "cannot build .*sigma_data"),
+    "card's type": (changed("card", "channels", "many"), r"card: channels: expected a valid integer.*'many'"),
+    "card's key": (changed("card", "chanels", 3), "Did you mean 'channels'"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_file_that_is_not_what_its_card_says_is_named(file: Path, name: str) -> None:
+    change, said = CHANGES[name]
+    rewritten(file, lambda about, tensors: change(about, tensors) and None)
+    with pytest.raises(RequestError, match=said) as caught:
+        load_prior(file)
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_rewriting_alone_changes_nothing_so_the_test_above_could_fail(file: Path) -> None:
+    before = load(file)
+    after = load(rewritten(file, lambda about, tensors: None))
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(before(x, 0.1), after(x, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("naturel", r"unknown prior 'naturel', expected one of natural.* Did you mean 'natural'\?"),
+        ("missing.safetensors", "no such file"),
+        ("nowhere/at/all", "no such file"),
+    ],
+)
+def test_a_prior_that_is_not_there_is_named_with_the_nearest(source: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        load_prior(source)
+
+
+def test_a_folder_without_a_prior_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"a folder with prior\.safetensors, found neither"):
+        load_prior(tmp_path)
+
+
+def test_a_built_in_prior_is_the_file_that_was_shipped(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = hashlib.sha256(file.read_bytes()).hexdigest()
+    info = dataclasses.replace(catalog.PRIORS["natural"], name="ours", file=str(file), sha256=true)
+    monkeypatch.setitem(catalog.PRIORS, "ours", info)
+    assert load("ours").card.checksum == true
+    monkeypatch.setitem(catalog.PRIORS, "ours", dataclasses.replace(info, sha256="0" * 64))
+    with pytest.raises(RequestError, match="not the file that was shipped; reinstall"):
+        load_prior("ours")
+    file.unlink()
+    with pytest.raises(RequestError, match="missing from this installation"):
+        load_prior("ours")
+
+
+def test_an_unknown_precision_or_device_is_named_before_the_file_is_read() -> None:
+    with pytest.raises(RequestError, match="unknown precision 'bflot16'.*'bfloat16'"):
+        load_prior("missing.safetensors", precision="bflot16")
+    with pytest.raises(RequestError, match="unknown device 'cdua'"):
+        load_prior("missing.safetensors", device="cdua")
