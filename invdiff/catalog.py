@@ -187,7 +187,7 @@ PRIORS: dict[str, PriorInfo] = {
     "natural": PriorInfo(
         name="natural",
         file="weights/natural.safetensors",
-        sha256="22d82d18577b33910a34cc763ee36aef40364dc3c0661deabc77f5412aa54b51",
+        sha256="6eeb4639924605b4b75a15497edc6dbf0d580967131dcec8d457a576b9067faf",
         summary="Photographs in colour, any size.",
         channels=3,
         licence="Apache-2.0 (weights); training data under their own terms, see the card",

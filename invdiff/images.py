@@ -106,7 +106,7 @@ def read_image(path: str | Path) -> Picture:
     """
     path = Path(path)
     data = _read_bytes(path)
-    picture = _from_npy(path, data) if path.suffix.lower() == ".npy" else _from_pillow(path, data)
+    picture = _from_npy(path, data) if path.suffix.lower() == ".npy" else decode_image(path, data)
     if min(picture.size) < 2:
         raise RequestError(f"{path}: expected a picture of at least 2×2 pixels, got {_size(picture.size)}")
     return replace(picture, path=path, checksum=hashlib.sha256(data).hexdigest())
@@ -169,8 +169,9 @@ def _numbers(path: Path, array: NDArray[Any]) -> NDArray[np.float64]:
     return array
 
 
-def _from_pillow(path: Path, data: bytes) -> Picture:
-    with _explained(path), Image.open(BytesIO(data)) as image:
+def decode_image(path: Path, data: bytes) -> Picture:
+    """The picture in a file's bytes, as `read_image` reads it; path: its name, for messages."""
+    with explained(path), Image.open(BytesIO(data)) as image:
         rawmode = _rawmode(image)
         image.load()
         deep = ";16" in rawmode
@@ -193,7 +194,7 @@ def _from_pillow(path: Path, data: bytes) -> Picture:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Whatever Pillow raises for a broken file, in one line; what it merely warns of is passed over."""
     try:
         with warnings.catch_warnings():

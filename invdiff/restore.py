@@ -19,6 +19,7 @@ from invdiff.methods.defaults import AUTO, defaults
 from invdiff.methods.streams import Streams, checksum
 from invdiff.operators import Identity, LinearOperator, Mask, Operator, SpectralOperator
 from invdiff.priors import Card, Prior, load_prior
+from invdiff.priors.network import resolve_device
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,22 @@ def restore(
             out[k, b] = x[row]
         done += len(rows)
     if out is None or not torch.isfinite(out).all():
-        raise InvdiffError(f"{chosen.info.name} diverged: the result is not finite; use more steps or a weaker guidance")
+        raise InvdiffError(
+            f"{chosen.info.name} diverged: the result is not finite; use more steps or a weaker guidance"
+        )
     if place.type == "cuda":
         torch.cuda.synchronize()
     return Result(
         samples=out,
         method=chosen.info.name,
         reason=reason,
-        config={**dataclasses.asdict(chosen), "sigma_y": sigma_y, "samples": samples, "seed": seed, "walk": steps_each},
+        config={
+            **dataclasses.asdict(chosen),
+            "sigma_y": sigma_y,
+            "samples": samples,
+            "seed": seed,
+            "walk": steps_each,
+        },
         checksums=sums,
         evaluations=counter.evaluations // max(1, len(todo)),
         seconds=time.perf_counter() - began,
@@ -178,7 +187,9 @@ def choose_method(
     known = [f.name for f in dataclasses.fields(cls)]
     for option in options:
         if option not in known:
-            raise RequestError(f"{name}: unknown option {option!r}.{nearest(option, known)} Known: {', '.join(known)}")
+            raise RequestError(
+                f"{name}: unknown option {option!r}.{nearest(option, known)} Known: {', '.join(known)}"
+            )
     try:
         return cls(**{**defaults(name, op), **options}), reason
     except (TypeError, ValueError) as error:
@@ -199,13 +210,20 @@ def abilities(op: Operator) -> frozenset[catalog.Ability]:
 def check_measurement(y: Tensor, op: Operator, sigma_y: float) -> None:
     """RequestError unless y is a finite batch of this operator's measurements, and sigma_y a sensible noise."""
     if tuple(y.shape[1:]) != tuple(op.out_shape) or not len(y):
-        raise RequestError(f"y: expected shape (B, {', '.join(map(str, op.out_shape))}) for {op.describe()}, got {tuple(y.shape)}")
+        raise RequestError(
+            f"y: expected shape (B, {', '.join(map(str, op.out_shape))}) for {op.describe()}, got {tuple(y.shape)}"
+        )
     if not y.is_floating_point():
-        raise RequestError(f"y: expected floating-point values in image units (0 black, 1 white), got {y.dtype}; divide 8-bit values by 255")
+        raise RequestError(
+            f"y: expected floating-point values in image units (0 black, 1 white), got {y.dtype}; "
+            "divide 8-bit values by 255"
+        )
     if not torch.isfinite(y).all():
         raise RequestError("y: expected finite values, got NaN or infinity")
     if not 0 <= sigma_y <= 1:
-        raise RequestError(f"sigma_y: expected a standard deviation in image units, 0 to 1 (8-bit 25 is 0.098), got {sigma_y:g}")
+        raise RequestError(
+            f"sigma_y: expected a standard deviation in image units, 0 to 1 (8-bit 25 is 0.098), got {sigma_y:g}"
+        )
 
 
 def check_prior(prior: Prior, op: Operator) -> None:
@@ -216,24 +234,6 @@ def check_prior(prior: Prior, op: Operator) -> None:
             f"prior {prior.card.name}: expected pictures of {channels} channels, got {op.in_shape[0]}; "
             "build the operator for that many and repeat the measurement"
         )
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """auto, cpu, cuda or mps as a device that is there. RequestError otherwise."""
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise unknown("device", str(device), ("auto", "cpu", "cuda", "mps")) from None
-    there = {"cpu": lambda: True, "cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if place.type not in there:
-        raise unknown("device", str(device), ("auto", *there))
-    if not there[place.type]():
-        raise RequestError(f"device {place.type}: not available on this machine; use --device auto or cpu")
-    return place
 
 
 class _Counter:
@@ -254,7 +254,9 @@ class _Counter:
         began = _now(x.device)
         denoised = self.prior(x, sigma)
         self.seconds += _now(x.device) - began
-        if denoised.requires_grad:  # the way back passes these two hooks: entering the network, and leaving it
+        if (
+            denoised.requires_grad
+        ):  # the way back passes these two hooks: entering the network, and leaving it
 
             def enter(gradient: Tensor) -> None:
                 self.seconds -= _now(gradient.device)

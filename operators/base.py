@@ -96,6 +96,13 @@ class LinearOperator(Operator):
         """
         return z + self._least_squares(self._measurement(y) - self.A(z), damping(weight, z))
 
+    def precondition(self, b: Tensor, damping: float) -> Tensor:
+        """About (A Aᵀ + damping·I)⁻¹ b, up to a factor: symmetric, positive, cheap. b, damping > 0: as for A_adjoint.
+
+        Exact where singular values are known; b itself where nothing better is.
+        """
+        return b
+
     def _least_squares(self, b: Tensor, damping: Tensor) -> Tensor:
         """argmin_d ½‖A d − b‖² + damping/2 ‖d‖², the shortest of them, by CGLS (Björck 1996, 7.4.1)."""
         gradient = self.A_adjoint(b)

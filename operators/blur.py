@@ -85,6 +85,19 @@ class Blur(LinearOperator):
         top, left = self._origin
         return self._folded(self._filter(pad(self._measurement(y), (left, 0, top, 0)), self.spectrum.conj()))
 
+    def precondition(self, b: Tensor, damping: float) -> Tensor:
+        """As if the border were circular, on the measurement's own grid."""
+        power = self._power.to(b)
+        return torch.fft.irfft2(torch.fft.rfft2(self._measurement(b)) / (power + damping), s=b.shape[-2:])
+
+    @cached_property
+    def _power(self) -> Tensor:
+        """|K|² on the measurement's grid, its half; a kernel larger than that is wrapped around it."""
+        (h, w), (rows, columns) = self.kernel.shape, self.out_shape[1:]
+        kernel = pad(exact(self.kernel), (0, -w % columns, 0, -h % rows))
+        wrapped = kernel.unflatten(1, (-1, columns)).sum(1).unflatten(0, (-1, rows)).sum(0)
+        return self._like_kernel(torch.fft.rfft2(wrapped).abs().square())
+
     @cached_property
     def spectrum(self) -> Tensor:
         """The kernel's transfer function on the FFT's grid, its half (rows, columns // 2 + 1)."""

@@ -25,7 +25,7 @@ import invdiff
 from invdiff.errors import RequestError
 from invdiff.evaluation import paired, psnr
 from invdiff.images import list_images, read_image, to_tensor
-from invdiff.restore import resolve_device
+from invdiff.priors.network import resolve_device
 
 LEVELS = (15, 25, 50)
 PUBLISHED = {

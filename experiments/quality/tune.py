@@ -26,7 +26,9 @@ from invdiff.training.recipe import Data
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--method", default="mmps")
@@ -36,12 +38,28 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--size", type=int, default=128)
     options = parser.parse_args()
-    data = Data(train=["train/bsds500-train-test.zip"], root=str(options.data), validation=24, validation_crop=options.size)
+    data = Data(
+        train=["train/bsds500-train-test.zip"],
+        root=str(options.data),
+        validation=24,
+        validation_crop=options.size,
+    )
     pictures = load_pictures(data, 3).validation[1 :: 24 // options.images][: options.images]
     prior, lpips = invdiff.load_prior(options.prior), Lpips("squeeze", weights=options.data / "weights")
-    axes = [(name, [yaml.safe_load(v) for v in values.split(",")]) for name, _, values in (s.partition("=") for s in options.set)]
-    print("task      settings: PSNR of a sample, of the mean; LPIPS of a sample, of the mean; seconds a sample")
+    axes = [
+        (name, [yaml.safe_load(v) for v in values.split(",")])
+        for name, _, values in (s.partition("=") for s in options.set)
+    ]
+    print(
+        "task      settings: PSNR of a sample, of the mean; LPIPS of a sample, of the mean; seconds a sample"
+    )
     for task in options.tasks.split(","):
+        scores = []
+        for index, x in enumerate(pictures):
+            op, y = measure(TASKS[task], x, seed=zlib.crc32(f"{task}/{index}".encode()))
+            classical = torch.as_tensor(TASKS[task].baseline(y[0], op, x).image)[None].float().clip(0, 1)
+            scores.append([psnr(classical, x[None])[0], lpips(classical, x[None])[0]])
+        print(f"{task:9} baseline: {torch.tensor(scores).mean(0).tolist()}", flush=True)
         for values in itertools.product(*(v for _, v in axes)):
             settings = dict(zip((name for name, _ in axes), values, strict=True))
             rows = []
@@ -63,10 +81,8 @@ def main() -> None:
                 )  # fmt: skip
             if len(rows) == len(pictures):
                 sample, of_mean, perceptual, perceptual_mean, seconds = torch.tensor(rows).mean(0).tolist()
-                print(
-                    f"{task:9} {settings}: {sample:.2f} {of_mean:.2f}  {perceptual:.3f} {perceptual_mean:.3f}  {seconds:.1f}",
-                    flush=True,
-                )
+                scores = f"{sample:.2f} {of_mean:.2f}  {perceptual:.3f} {perceptual_mean:.3f}"
+                print(f"{task:9} {settings}: {scores}  {seconds:.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def demo_command(
     photographs = [_photograph(scene) for scene in SCENES]
     import invdiff
 
-    from ..restore import resolve_device
+    from ..priors.network import resolve_device
 
     place = resolve_device(device)
     network = invdiff.load_prior(prior, device=place)

@@ -418,7 +418,7 @@ def restore_all(
     """Restore one picture after the other. What goes wrong with one is reported and the others go on."""
     reporter.start("loading the prior")
     from ..priors import load_prior
-    from ..restore import resolve_device
+    from ..priors.network import resolve_device
 
     device = resolve_device(request.device)
     check_settings(request, task, jobs[0])

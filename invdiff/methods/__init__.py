@@ -20,4 +20,16 @@ METHODS: dict[str, type[Method]] = {
     "ancestral": Ancestral,
 }
 
-__all__ = ["DDNM", "DPS", "METHODS", "MMPS", "Ancestral", "DiffPIR", "Method", "PiGDM", "Problem", "RePaint", "sample"]
+__all__ = [
+    "DDNM",
+    "DPS",
+    "METHODS",
+    "MMPS",
+    "Ancestral",
+    "DiffPIR",
+    "Method",
+    "PiGDM",
+    "Problem",
+    "RePaint",
+    "sample",
+]

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from invdiff.catalog import METHODS, MethodInfo
+from invdiff.methods import grid
 from invdiff.methods.base import Method, Problem
 
 
@@ -26,9 +27,9 @@ class Ancestral(Method):
     def levels(self, problem: Problem) -> list[float]:
         sigma_y = problem.measurement.sigma_y
         if sigma_y == 0:
-            raise ValueError("ancestral: expected a noisy measurement, got sigma_y = 0: there is nothing to remove")
-        from invdiff.methods import grid
-
+            raise ValueError(
+                "ancestral: expected a noisy measurement, got sigma_y = 0: there is nothing to remove"
+            )
         return grid.karras(self.steps, sigma_y, min(self.sigma_min, sigma_y))
 
     def start(self, problem: Problem, sigma: float, noise: Tensor) -> Tensor:

@@ -24,6 +24,11 @@ class Problem:
     prior: Prior
     measurement: Measurement
 
+    def variance(self, sigma: float, tau: float | None = None) -> float:
+        """r² = σ²τ²/(σ²+τ²): that of x₀ given x_σ, were the pixels independent of variance τ² (None: the data's)."""
+        tau = self.prior.card.data_std if tau is None else tau
+        return sigma**2 * tau**2 / (sigma**2 + tau**2)
+
 
 Noise = Callable[[], Tensor]
 """Draws ε ~ N(0, I), (B, C, H, W), each sample from its own stream."""
@@ -83,13 +88,15 @@ class Method(ABC):
         return x0.clamp(0, 1) if self.clip else x0
 
 
-def denoise_with_gradient(problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """D(x, σ), the leaf it depends on, and v ↦ Jᵀv with J = ∂D/∂x; the graph is kept for further products."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        denoised = problem.prior(leaf, sigma)
+class Linearised:
+    """D(x, σ) with the products Jᵀv of its Jacobian J = ∂D/∂x."""
 
-    def product(v: Tensor, last: bool = False) -> Tensor:
-        return torch.autograd.grad(denoised, leaf, v, retain_graph=not last)[0]
+    def __init__(self, problem: Problem, x: Tensor, sigma: float) -> None:
+        with torch.enable_grad():
+            self._leaf = x.detach().requires_grad_()
+            self._graph = problem.prior(self._leaf, sigma)
+        self.denoised = self._graph.detach()
 
-    return denoised.detach(), leaf, product
+    def pull(self, v: Tensor, *, last: bool = False) -> Tensor:
+        """Jᵀv, (B, C, H, W). last: no further product will be asked for, so the graph may go."""
+        return torch.autograd.grad(self._graph, self._leaf, v, retain_graph=not last)[0]

@@ -40,7 +40,9 @@ class DDNM(Method):
         if measurement.sigma_y == 0:
             return super().step(problem, x, sigma, s, noise)
         if not isinstance(operator, SpectralOperator):
-            raise TypeError(f"ddnm with noise: expected an operator with singular values, got {operator.describe()}")
+            raise TypeError(
+                f"ddnm with noise: expected an operator with singular values, got {operator.describe()}"
+            )
         singular = operator.singular_values.to(x)
         lost = singular <= singular.max() * 1e-6
         rho = measurement.sigma_y / singular.where(~lost, torch.ones_like(singular))

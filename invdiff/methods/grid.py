@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,8 +23,11 @@ def karras(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> 
 def log_uniform(steps: int, sigma_max: float, sigma_min: float) -> list[float]:
     """`steps` levels from σ_max to σ_min evenly in ln σ, then 0."""
     if steps < 1 or not 0 < sigma_min <= sigma_max:
-        raise ValueError(f"expected steps ≥ 1 and 0 < sigma_min ≤ sigma_max, got {steps}, {sigma_min:g}, {sigma_max:g}")
-    return [*torch.logspace(*(torch.tensor([sigma_max, sigma_min]).double().log10().tolist()), steps).tolist(), 0.0]
+        raise ValueError(
+            f"expected steps ≥ 1 and 0 < sigma_min ≤ sigma_max, got {steps}, {sigma_min:g}, {sigma_max:g}"
+        )
+    ramp = torch.linspace(math.log(sigma_max), math.log(sigma_min), steps, dtype=torch.float64)
+    return [*ramp.exp().tolist(), 0.0]
 
 
 def resample(levels: Sequence[float], jump: int, repeats: int) -> list[float]:
@@ -36,7 +40,7 @@ def resample(levels: Sequence[float], jump: int, repeats: int) -> list[float]:
         raise ValueError(f"expected jump ≥ 1 and repeats ≥ 1, got {jump} and {repeats}")
     *noisy, last = levels
     count = len(noisy)
-    left = {place: repeats - 1 for place in range(0, count - jump, jump)}
+    left = dict.fromkeys(range(0, count - jump, jump), repeats - 1)
     walk, place = [noisy[0]], count - 1  # place counts from the cleanest level, as timesteps do
     while place > 0:
         place -= 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invdiff.catalog import METHODS, MethodInfo
-from invdiff.methods.base import Method, Problem, denoise_with_gradient
+from invdiff.methods.base import Linearised, Method, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +17,14 @@ class MMPS(Method):
     """x̂₀ = D + σ² Jᵀ Aᵀ v, with (σ_y² I + σ² A J Aᵀ) v = y − A D and J = ∂D/∂x.
 
     p(x₀ given x_σ) is taken as N(D, σ² J), its exact first two moments (Tweedie). The system is solved by conjugate
-    gradients, one vector-Jacobian product an iteration, from v = 0. The J of a real network is not quite symmetric
-    or positive: a sample whose pᵀKp falls to zero or below stops there, as does one that has converged.
+    gradients, one vector-Jacobian product an iteration, from v = 0; they are preconditioned by the same system with
+    σ² J replaced by r² I (ΠGDM's), which is worth several iterations where A is ill-conditioned. The J of a real
+    network is not quite symmetric or positive: a sample whose pᵀKp falls to zero or below stops there.
     """
 
     info: ClassVar[MethodInfo] = METHODS["mmps"]
 
+    steps: int = 20
     iterations: int = 1
     """Conjugate-gradient iterations."""
 
@@ -33,22 +35,23 @@ class MMPS(Method):
 
     def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:
         measurement, operator = problem.measurement, problem.measurement.linear
-        denoised, _, jacobian_transposed = denoise_with_gradient(problem, x, sigma)
-        r = measurement.residual(denoised)
-        p, rr = r, _dot(r, r)
+        at = Linearised(problem, x, sigma)
+        damping = measurement.variance / problem.variance(sigma)
+        r = measurement.residual(at.denoised)
+        z = operator.precondition(r, damping)
+        p, rz = z, _dot(r, z)
+        enough = 1e-20 * rz
         gain = torch.zeros_like(x)  # Jᵀ Aᵀ v, summed as v is: no product is spent on it at the end
         for iteration in range(self.iterations):
-            q = jacobian_transposed(operator.A_adjoint(p), last=iteration + 1 == self.iterations)
+            q = at.pull(operator.A_adjoint(p), last=iteration + 1 == self.iterations)
             kp = measurement.variance * p + sigma**2 * operator.A(q)
-            curvature = _dot(p, kp)
-            alive = (curvature > 0) & (rr > 1e-20 * _dot(measurement.y, measurement.y))
-            alpha = torch.where(alive, rr / curvature.where(alive, torch.ones_like(curvature)), 0.0)
+            alpha = _quotient(rz, _dot(p, kp), rz > enough)
             gain = gain + _scale(alpha, q)
             r = r - _scale(alpha, kp)
-            rr_next = _dot(r, r)
-            p = r + _scale(torch.where(alive, rr_next / rr.where(alive, torch.ones_like(rr)), 0.0), p)
-            p, rr = _scale(alive.to(p), p), rr_next
-        return denoised + sigma**2 * gain
+            z = operator.precondition(r, damping)
+            before, rz = rz, _dot(r, z)
+            p = _scale((alpha > 0).to(p), z + _scale(_quotient(rz, before, rz > enough), p))
+        return at.denoised + sigma**2 * gain
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -58,3 +61,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _scale(alpha: Tensor, a: Tensor) -> Tensor:
     return alpha.reshape(-1, *[1] * (a.ndim - 1)) * a
+
+
+def _quotient(a: Tensor, b: Tensor, where: Tensor) -> Tensor:
+    """a / b per sample; 0 where b ≤ 0 or `where` is false."""
+    valid = where & (b > 0)
+    return torch.where(valid, a / b.where(valid, torch.ones_like(b)), 0.0)

@@ -8,22 +8,30 @@ from typing import ClassVar
 from torch import Tensor
 
 from invdiff.catalog import METHODS, MethodInfo
-from invdiff.methods.base import Method, Problem, denoise_with_gradient
+from invdiff.methods.base import Linearised, Method, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
 class PiGDM(Method):
     """x̂₀ = D + σ² Jᵀ Aᵀ (r² A Aᵀ + σ_y² I)⁻¹ (y − A D), J = ∂D/∂x: eq. 8 under p(x₀ given x_σ) = N(D, r² I).
 
-    r² = σ²τ²/(σ²+τ²), τ the data's standard deviation (the prior's card says it): exact for a white Gaussian prior.
-    The paper's r² = σ²/(1+σ²) is this one on [-1, 1] with τ = 1.
+    r² = σ²τ²/(σ²+τ²). With τ the data's standard deviation, which the prior's card says, this is exact for a white
+    Gaussian prior. The paper's r² = σ²/(1+σ²) is this one on [-1, 1] with τ = 1. Photographs vary far more along
+    their coarse structure than a pixel does, and there too small a τ overshoots.
     """
 
     info: ClassVar[MethodInfo] = METHODS["pigdm"]
 
+    tau: float | None = None
+    """τ in image units; None: the prior's data_std."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tau is not None and not self.tau > 0:
+            raise ValueError(f"tau: expected a number > 0, got {self.tau}")
+
     def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:
-        denoised, _, jacobian_transposed = denoise_with_gradient(problem, x, sigma)
-        tau = problem.prior.card.data_std
-        variance = sigma**2 * tau**2 / (sigma**2 + tau**2)
-        toward = (problem.measurement.prox(denoised, variance) - denoised) / variance
-        return denoised + sigma**2 * jacobian_transposed(toward, last=True)
+        at = Linearised(problem, x, sigma)
+        variance = problem.variance(sigma, self.tau)
+        toward = (problem.measurement.prox(at.denoised, variance) - at.denoised) / variance
+        return at.denoised + sigma**2 * at.pull(toward, last=True)

@@ -27,12 +27,16 @@ class Streams:
     like: Tensor
 
     @classmethod
-    def make(cls, seed: int, keys: Sequence[tuple[str, int]], shape: tuple[int, ...], like: Tensor) -> Streams:
+    def make(
+        cls, seed: int, keys: Sequence[tuple[str, int]], shape: tuple[int, ...], like: Tensor
+    ) -> Streams:
         """keys: (image checksum, sample index) of each sample."""
         generators = []
         for image, index in keys:
             digest = hashlib.sha256(f"{seed}/{image}/{index}".encode()).digest()
-            generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True)))
+            generators.append(
+                torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+            )
         return cls(generators, shape, like)
 
     def __call__(self) -> Tensor:

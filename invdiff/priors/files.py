@@ -145,17 +145,16 @@ def _load_file(path: Path, device: torch.device, precision: str) -> NetworkPrior
     about = read_about(path)
     card = config.build(Card, {**about["card"], "checksum": _checksum(path)}, f"{path}: card")
     try:
-        network_kind, precondition_kind = about["network"].pop("kind"), about["precondition"].pop("kind")
-        with torch.device("meta"):  # no memory is taken before the file is known to hold these weights
-            expected = NETWORKS[network_kind](**about["network"]).state_dict()
-        precondition = PRECONDITIONS[precondition_kind](**about["precondition"])
-    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        make = NETWORKS[about["network"].pop("kind")]
+        precondition = PRECONDITIONS[about["precondition"].pop("kind")](**about["precondition"])
+        if make.weights_at_least(**about["network"]) > path.stat().st_size:
+            raise ValueError("larger than the file")
+        network = make(**about["network"])
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise RequestError(
             f"{path}: its card names a network this version cannot build ({_line(error)})"
         ) from None
-    tensors = _tensors(path, expected)
-    network = NETWORKS[network_kind](**about["network"])
-    network.load_state_dict(tensors)
+    network.load_state_dict(_tensors(path, network.state_dict()))
     return NetworkPrior(network.to(device), precondition, card, precision=choose_precision(precision, device))
 
 

@@ -87,7 +87,7 @@ class _Image:
 
     def decoded(self, channels: int) -> Tensor:
         """uint8 (C, H, W); colour from grey by repetition, grey from colour by ITU-R 601's luma."""
-        array = images._from_pillow(Path(self.label), self.read()).array
+        array = images.decode_image(Path(self.label), self.read()).array
         if array.shape[2] > channels:
             array = (array * (0.299, 0.587, 0.114)).sum(axis=2, keepdims=True)
         picture = torch.from_numpy((array * 255).round().astype("uint8"))
@@ -101,7 +101,7 @@ def _looked_at(label: str, read: Callable[[], bytes]) -> _Image:
         data = read()
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RequestError(f"{label}: cannot be read ({error}); remove it or repair it") from None
-    with images._explained(Path(label)), Image.open(BytesIO(data)) as image:
+    with images.explained(Path(label)), Image.open(BytesIO(data)) as image:
         width, height = image.size
     return _Image(label, read, width, height, hashlib.sha256(data).digest())
 
@@ -132,7 +132,7 @@ def _divide(
             f"remove it, lower data.crop{'' if data.skip_small else ', or set data.skip_small: true'}"
         )
     if len(train) < len(rest):
-        progress(f"left out {len(rest) - len(train)} images smaller than the crop")
+        progress(f"left out as smaller than the crop: {len(rest) - len(train)} of {len(rest)} images")
     return held, train
 
 
@@ -144,7 +144,7 @@ def _within(limit_mib: float | None, train: list[_Image], channels: int) -> list
         return channels * sum(image.width * image.height for image in chosen)
 
     whole = size(train)
-    count = len(train) if whole <= limit else int(len(train) * limit / whole)
+    count = len(train) if whole <= limit else max(1, int(len(train) * limit / whole))
     chosen = [train[i] for i in _evenly(len(train), count)]
     while size(chosen) > limit:  # these are larger than the average
         count -= 1

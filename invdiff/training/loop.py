@@ -76,7 +76,7 @@ class Run:
         self.precision = choose_precision(recipe.precision, device)
         shape = {key: value for key, value in config.dump(recipe.network).items() if key != "kind"}
         with torch.random.fork_rng(devices=[]):  # initial weights alone come from here, not from a `stream`
-            torch.manual_seed(recipe.seed)
+            torch.default_generator.manual_seed(recipe.seed)
             network = UNet(**shape)
         self.precondition = EDM(sigma_data=recipe.noise.sigma_data)
         self.step, self.seconds, self.images_before = 0, 0.0, 0
@@ -119,7 +119,7 @@ class Run:
                 if time.monotonic() - saved > 60 * recipe.checkpoint.minutes:
                     self.save()
                     saved = time.monotonic()
-            if not stop and self._validated < self.step > begun:
+            if self.step >= recipe.steps and self._validated < self.step > begun:
                 self.validate()
             path = self.save()
         if self.step < recipe.steps:
@@ -247,7 +247,7 @@ class Run:
         row = {"step": self.step, "images": self.images, "seconds": f"{self.seconds:.1f}", **values}
         new = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
+            writer = csv.DictWriter(file, list(row), lineterminator="\n")
             if new:
                 writer.writeheader()
             writer.writerow(row)

@@ -179,7 +179,7 @@ def test_several_samples_give_each_their_mean_and_their_deviation(run: Run) -> N
     expected = np.sqrt((every / 255).var(0, ddof=1).mean(-1))
     assert std[~hole].max() == 0
     unclipped = hole & (every.min((0, 3)) > 0) & (every.max((0, 3)) < 255) & (expected < images.STD_WHITE)
-    np.testing.assert_allclose(std[unclipped], expected[unclipped], atol=0.004)
+    np.testing.assert_allclose(std[unclipped], expected[unclipped], rtol=0.05, atol=0.001)
     assert unclipped.sum() > 5
 
 
@@ -271,6 +271,12 @@ def test_a_setting_the_method_does_not_have_names_the_nearest(run: Run) -> None:
     assert code == 2
     assert "Did you mean 'zeta'?" in err
     assert not Path("restored").exists()
+
+
+def test_a_wrong_setting_is_said_once_and_not_for_every_picture(run: Run) -> None:
+    shutil.copy("photo.png", "second.png")
+    code, _, err = run("photo.png", "second.png", *INPAINT, "--set", "zetta=0.5")
+    assert (code, err.count("zetta")) == (2, 1)
 
 
 def test_a_truncated_prior_is_a_wrong_request(run: Run, tiny_prior: str) -> None:

@@ -31,7 +31,9 @@ class Script:
 
 
 @torch.no_grad()
-def sampled(method: Method, prior: GaussianPrior, op: Operator, y: Tensor, sigma_y: float) -> tuple[Tensor, Tensor]:
+def sampled(
+    method: Method, prior: GaussianPrior, op: Operator, y: Tensor, sigma_y: float
+) -> tuple[Tensor, Tensor]:
     """Mean (n,) and covariance (n, n) of what `method` returns, propagated step by step."""
     shape = op.in_shape
     n = y.new_empty(shape).numel()
@@ -46,7 +48,10 @@ def sampled(method: Method, prior: GaussianPrior, op: Operator, y: Tensor, sigma
         c = step(problem(1), zero, counter).flatten()
         m = step(problem(n), unit, Script(unit.shape)).flatten(1).T - c[:, None]
         zeros = torch.zeros_like(unit)
-        parts = [step(problem(n), zeros, Script(unit.shape, k, unit)).flatten(1).T - c[:, None] for k in range(counter.calls)]
+        parts = [
+            step(problem(n), zeros, Script(unit.shape, k, unit)).flatten(1).T - c[:, None]
+            for k in range(counter.calls)
+        ]
         return c, m, parts
 
     walk = method.levels(problem(1))

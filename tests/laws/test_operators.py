@@ -115,6 +115,23 @@ def test_the_prox_minimises_its_objective_with_a_weight_for_each_sample(op: Line
         assert error(op.prox(z[i : i + 1], y[i : i + 1], weight), x[i : i + 1]) < 1e-10
 
 
+@every
+def test_the_preconditioner_is_symmetric_and_positive(op: LinearOperator) -> None:
+    M = matrix(lambda b: op.precondition(b, 0.3), *op.out_shape)
+    assert error(M, M.mT) < 1e-10
+    assert torch.linalg.eigvalsh(M + M.mT)[0] > 0
+
+
+@every_spectral
+def test_the_preconditioner_of_a_spectral_operator_inverts_its_damped_gram_matrix(
+    op: SpectralOperator,
+) -> None:
+    y = op.A(random(2, *op.in_shape))
+    back = op.precondition(op.A(op.A_adjoint(y)) + 0.3 * y, 0.3)
+    factor = (back * y).sum() / (y * y).sum()
+    assert error(back, factor * y) < 1e-9
+
+
 @every_spectral
 def test_the_spectral_parts_rebuild_a(op: SpectralOperator) -> None:
     A, s, n = matrix(op.A, *op.in_shape), op.singular_values.double(), prod(op.in_shape)

@@ -17,7 +17,8 @@ from invdiff.operators import Operator
 from invdiff.priors.analytic import GaussianPrior
 
 spec = importlib.util.spec_from_file_location("moments", Path(__file__).with_name("moments.py"))
-assert spec is not None and spec.loader is not None
+assert spec is not None
+assert spec.loader is not None
 moments = sys.modules["moments"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(moments)
 
@@ -35,10 +36,14 @@ def prior_of(name: str) -> GaussianPrior:
 
 def operator_of(name: str) -> Operator:
     if name == "mask":
-        return operators.Mask((torch.rand(N, N, generator=torch.Generator().manual_seed(1)) < 0.4).float(), channels=1)
+        return operators.Mask(
+            (torch.rand(N, N, generator=torch.Generator().manual_seed(1)) < 0.4).float(), channels=1
+        )
     if name == "identity":
         return operators.Identity(SHAPE)
-    return operators.Blur(operators.kernels.gaussian(0.8, 3), SHAPE, border="circular" if name == "blur" else "reflect")
+    return operators.Blur(
+        operators.kernels.gaussian(0.8, 3), SHAPE, border="circular" if name == "blur" else "reflect"
+    )
 
 
 def problem_of(prior: str, operator: str, sigma_y: float) -> tuple[GaussianPrior, Operator, Tensor]:
@@ -56,7 +61,11 @@ def errors(method: Method, prior: str, operator: str, sigma_y: float = SIGMA_Y) 
 # Ancestral steps forget part of the variance, in proportion to 1/steps; the mean they get right. On a white prior
 # ΠGDM is exact but for that; on a correlated one its mean is biased (below). MMPS is exact on every Gaussian prior.
 EXACT = [
-    *((MMPS, prior, operator) for prior in ("white", "correlated") for operator in ("mask", "blur", "reflected blur")),
+    *(
+        (MMPS, prior, operator)
+        for prior in ("white", "correlated")
+        for operator in ("mask", "blur", "reflected blur")
+    ),
     *((PiGDM, "white", operator) for operator in ("mask", "blur", "reflected blur")),
 ]
 
@@ -76,7 +85,9 @@ def test_exact_methods_have_the_posterior_mean_and_a_covariance_that_converges_a
 
 
 def test_denoising_by_ancestral_steps_is_exact_in_the_mean_and_converges_in_covariance() -> None:
-    (coarse_mean, coarse), (fine_mean, fine) = (errors(Ancestral(steps=k, sigma_min=1e-4), "correlated", "identity") for k in (40, 80))
+    (coarse_mean, coarse), (fine_mean, fine) = (
+        errors(Ancestral(steps=k, sigma_min=1e-4), "correlated", "identity") for k in (40, 80)
+    )
     assert max(coarse_mean, fine_mean) < 1e-3
     assert fine < 0.11
     assert 1.7 < coarse / fine < 2.1
@@ -86,7 +97,7 @@ def test_denoising_in_one_step_gives_the_posterior_mean() -> None:
     assert errors(Ancestral(steps=1), "correlated", "identity")[0] < 1e-12
 
 
-# The approximations' own bias at 50 steps: (mean's error in posterior standard deviations, covariance's relative error),
+# The approximations' own bias: (mean's error in posterior standard deviations, covariance's relative error),
 # measured here, exactly, and held to 3 %: a factor √2 in the noise or a σ off by one step moves each by more.
 RECORDED: list[tuple[Method, str, str, float, float, float]] = [
     (PiGDM(steps=50), "correlated", "mask", 0.05, 0.0709, 0.1504),
@@ -114,7 +125,9 @@ def test_biased_methods_keep_their_recorded_distance_to_the_posterior(
 def test_dps_samples_the_posterior_of_a_masked_white_gaussian_to_its_recorded_error() -> None:
     """DPS's normalised gradient is not affine, so it is sampled; 0.16 is the Monte-Carlo error of the covariance."""
     p, op, y = problem_of("white", "mask", SIGMA_Y)
-    result = invdiff.restore(y, op, p, method=DPS(steps=200, zeta=0.3), sigma_y=SIGMA_Y, samples=1000, batch=1000)
+    result = invdiff.restore(
+        y, op, p, method=DPS(steps=200, zeta=0.3), sigma_y=SIGMA_Y, samples=1000, batch=1000
+    )
     rows = result.samples.flatten(1)
     mean, covariance = moments.errors((rows.mean(0), rows.T.cov()), moments.posterior(p, op, y, SIGMA_Y))
     assert mean < 0.1

@@ -1,6 +1,8 @@
-"""Laws 5, 6 and 8: DPS equals its paper's algorithm, no image feels its batch, and known pixels come back bit for bit."""
+"""Laws 5, 6 and 8: DPS equals its paper's algorithm, no image feels its batch, known pixels come back bit for bit."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -53,7 +55,13 @@ def test_each_image_and_sample_of_a_batch_equals_its_solo_run(name: str) -> None
     y = op.A(torch.rand(3, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
     common = {"method": short(name), "sigma_y": sigma_y}
     together = invdiff.restore(y, op, correlated_prior(), samples=2, batch=6, **common).samples
-    alone = torch.cat([invdiff.restore(y[b : b + 1], op, correlated_prior(), samples=2, batch=1, **common).samples for b in range(3)], 1)
+    alone = torch.cat(
+        [
+            invdiff.restore(y[b : b + 1], op, correlated_prior(), samples=2, batch=1, **common).samples
+            for b in range(3)
+        ],
+        1,
+    )
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-10)
     assert (together[0] - together[1]).abs().max() > 1e-3 or name == "ancestral"
 
@@ -64,7 +72,9 @@ def test_a_network_in_float32_does_not_feel_its_batch_beyond_rounding(name: str)
     y = op.A(torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1)))
     common = {"method": short(name), "sigma_y": sigma_y, "precision": "float32"}
     together = invdiff.restore(y, op, network_prior(), batch=3, **common).samples
-    alone = torch.cat([invdiff.restore(y[b : b + 1], op, network_prior(), **common).samples for b in range(3)], 1)
+    alone = torch.cat(
+        [invdiff.restore(y[b : b + 1], op, network_prior(), **common).samples for b in range(3)], 1
+    )
     scale = alone.abs().max().item()
     torch.testing.assert_close(together, alone, rtol=0, atol=2e-4 * scale)
 
@@ -74,7 +84,9 @@ def test_seed_zero_is_a_seed_like_any_other_and_order_in_the_batch_does_not_matt
     y = op.A(torch.rand(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
 
     def run(y: Tensor, seed: int) -> Tensor:
-        return invdiff.restore(y, op, correlated_prior(), method=short("mmps"), sigma_y=0.1, seed=seed, batch=2).samples[0]
+        return invdiff.restore(
+            y, op, correlated_prior(), method=short("mmps"), sigma_y=0.1, seed=seed, batch=2
+        ).samples[0]
 
     assert torch.equal(run(y, 0), run(y, 0))
     assert (run(y, 0) - run(y, 1)).abs().max() > 1e-2
@@ -94,7 +106,10 @@ def test_noiseless_inpainting_returns_the_kept_pixels_bit_for_bit(name: str) -> 
 def test_dps_equals_algorithm_1_of_its_paper_written_out_in_variance_preserving_coordinates() -> None:
     """On [-1, 1], x ~ N(√ᾱ x₀, (1−ᾱ) I), ζ_i = ζ/‖y − A x̂₀‖ on the gradient of the squared norm, halved: ζ·∇‖r‖."""
     count, zeta = 40, 0.7
-    prior, op = correlated_prior(), operators.Blur(operators.kernels.gaussian(1.0, 5), SHAPE, border="reflect")
+    prior, op = (
+        correlated_prior(),
+        operators.Blur(operators.kernels.gaussian(1.0, 5), SHAPE, border="reflect"),
+    )
     generator = torch.Generator().manual_seed(5)
     y = op.A(torch.rand(2, *SHAPE, dtype=torch.float64, generator=generator))
     beta = torch.linspace(1e-3, 0.3, count, dtype=torch.float64)
@@ -109,7 +124,9 @@ def test_dps_equals_algorithm_1_of_its_paper_written_out_in_variance_preserving_
         score_x0 = 2 * prior((x / alpha_bar[i].sqrt() + 1) / 2, float(sigmas[i])) - 1
         mean = (alpha[i].sqrt() * (1 - before) * x + before.sqrt() * beta[i] * score_x0) / (1 - alpha_bar[i])
         step = mean + ((1 - before) / (1 - alpha_bar[i]) * beta[i]).sqrt() * draws[count - i]
-        distance = (y - op.A((score_x0 + 1) / 2)).flatten(1).norm(dim=1) * 2  # on [-1, 1] the residual is twice ours
+        distance = (y - op.A((score_x0 + 1) / 2)).flatten(1).norm(
+            dim=1
+        ) * 2  # on [-1, 1] the residual is twice ours
         (gradient,) = torch.autograd.grad(distance.sum(), x)
         x = (step - zeta * gradient).detach()
     literal = (x + 1) / 2
@@ -128,10 +145,10 @@ def test_dps_equals_algorithm_1_of_its_paper_written_out_in_variance_preserving_
 def test_repaint_walks_its_published_schedule() -> None:
     levels = [*torch.linspace(10, 0.01, 250).tolist(), 0.0]
     walk = grid.resample(levels, jump=10, repeats=10)
-    down = sum(b < a for a, b in zip(walk, walk[1:], strict=False))
+    down = sum(b < a for a, b in pairwise(walk))
     assert (down, len(walk) - 1 - down) == (2410, 2160)
     shorter = grid.resample(levels[:100] + [0.0], jump=10, repeats=10)
-    assert sum(b < a for a, b in zip(shorter, shorter[1:], strict=False)) == 910
+    assert sum(b < a for a, b in pairwise(shorter)) == 910
 
 
 def test_the_table_of_defaults_holds_options_its_methods_have() -> None:

@@ -72,7 +72,9 @@ def test_bfloat16_is_used_where_asked_for_and_within_its_error(
     card = Card(name="tiny", channels=3)
     x = pictures(2, 3, 13, 16)
     full = NetworkPrior(make_network(), EDM(), card)(x, 0.25)
-    half = NetworkPrior(make_network(), EDM(), card, precision=torch.bfloat16)(x, 0.25)
+    prior = NetworkPrior(make_network(), EDM(), card, precision=torch.bfloat16)
+    assert prior.network.get_parameter("stem.weight").dtype is torch.bfloat16  # not cast at every call
+    half = prior(x, 0.25)
     assert half.dtype is torch.float32
     error = (half - full).abs().max() / (full - EDM().denoised(x, torch.full((2,), 0.25), 0 * x)).abs().max()
     assert 0 < float(error) < 8 * 2**-8  # eight roundings to bfloat16's 8 bits

@@ -96,6 +96,14 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], folded, 3, padding=1)
         _zero(self.head)
 
+    @staticmethod
+    def weights_at_least(
+        channels: int, widths: Sequence[int], blocks: Sequence[int], fold: int, embedding: int
+    ) -> int:
+        """A lower bound on a network's number of weights, before any memory is taken for it."""
+        ends = 18 * channels * fold**2 * widths[0] + embedding**2
+        return ends + sum(36 * n * width**2 for width, n in zip(widths, blocks, strict=True))
+
     @property
     def halo(self) -> int:
         """Pixels on each side that can influence a pixel: a bound, from the layers' own reach.
