@@ -14,7 +14,7 @@ from torch import Tensor
 from invdiff import catalog
 from invdiff.errors import InvdiffError, RequestError, nearest, unknown
 from invdiff.likelihood import Measurement
-from invdiff.methods import METHODS, Method, Problem, sample
+from invdiff.methods import METHODS, Method, Problem, coarse, sample
 from invdiff.methods.defaults import AUTO, defaults
 from invdiff.methods.streams import Streams, checksum
 from invdiff.operators import Identity, LinearOperator, Mask, Operator, SpectralOperator
@@ -100,24 +100,43 @@ def restore(
     began = time.perf_counter()
     y, op = y.to(place), op.to(place, y.dtype)
     sums = [checksum(image) for image in y]
+    stages = coarse.stages(y, op, chosen) if method == catalog.AUTO else [coarse.Stage(y, op, chosen)]
+    if len(stages) > 1:
+        reason += f"; large holes, so coarse to fine in {len(stages)} sizes"
+    walks = [
+        stage.method.levels(Problem(counter, Measurement(stage.y, stage.operator, sigma_y)))
+        for stage in stages
+    ]
+    each = sum(len(walk) - 1 for walk in walks)
     todo = [(b, k) for k in range(samples) for b in range(len(y))]
     out: Tensor | None = None
     size = min(len(todo), batch or (8 if place.type == "cuda" else 1))
     done = 0
-    steps_each = 0
+
+    def solve(rows: list[tuple[int, int]]) -> Tensor:
+        images = torch.tensor([b for b, _ in rows], device=place)
+        x, before = None, 0
+        for stage, walk in zip(stages, walks, strict=True):
+            name = "" if stage is stages[-1] else f"/{len(walk)}/{stage.operator.in_shape}"
+            keys = [(sums[b] + name, k) for b, k in rows]
+            noise = Streams.make(seed, keys, stage.operator.in_shape, y)
+            problem = Problem(counter, Measurement(stage.y[images], stage.operator, sigma_y))
+
+            def tell(step: int, steps: int, before: int = before) -> None:
+                if callback is not None:
+                    here = before + step
+                    callback(Progress(here, each, done * each + here * len(rows), len(todo) * each))
+
+            start = None if x is None else coarse.enlarged(x, stage)
+            x = sample(stage.method, problem, noise, levels=walk, start=start, callback=tell)
+            before += len(walk) - 1
+        assert x is not None
+        return x
+
     while done < len(todo):
         rows = todo[done : done + size]
-        images = torch.tensor([b for b, _ in rows])
-        problem = Problem(counter, Measurement(y[images.to(place)], op, sigma_y))
-        noise = Streams.make(seed, [(sums[b], k) for b, k in rows], op.in_shape, y)
-        steps_each = len(chosen.levels(problem)) - 1
-
-        def tell(step: int, steps: int, done: int = done, rows: list[tuple[int, int]] = rows) -> None:
-            if callback is not None:
-                callback(Progress(step, steps, done * steps + step * len(rows), len(todo) * steps))
-
         try:
-            x = sample(chosen, problem, noise, callback=tell)
+            x = solve(rows)
         except torch.cuda.OutOfMemoryError:
             if size == 1:
                 raise InvdiffError(
@@ -146,7 +165,8 @@ def restore(
             "sigma_y": sigma_y,
             "samples": samples,
             "seed": seed,
-            "walk": steps_each,
+            "sizes": [list(stage.operator.in_shape[1:]) for stage in stages],
+            "walk": each,
         },
         checksums=sums,
         evaluations=counter.evaluations // max(1, len(todo)),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from .catalog import LINEAR, SPECTRAL, Ability, TaskInfo, check_method, task_info
+from .catalog import SPECTRAL, Ability, TaskInfo, check_method, task_info
 from .errors import RequestError, unknown
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class Task:
     @property
     def abilities(self) -> frozenset[Ability]:
         """What the operator can do, as `catalog.check_method` asks."""
-        return SPECTRAL if self.kernel and self.border == "circular" else self.info.abilities
+        if self.kernel and (self.border == "circular" or self.kernel.separable):
+            return SPECTRAL
+        return self.info.abilities
 
     @property
     def margin(self) -> Size:
@@ -182,15 +184,12 @@ def check(name: str, options: Options, *, method: str = "auto", making: bool = F
         scale=_scale(options.scale),
         sr_kernel=_one_of("sr_kernel", options.sr_kernel, Resampling) if options.sr_kernel else "bicubic",
     )
-    check_method(method, _abilities(task, options), _known(task.noise))
-    # The only file read here, so last: what can be said without it has been said.
-    return replace(task, kernel=parse_kernel(options.kernel)) if options.kernel is not None else task
-
-
-def _abilities(task: Task, options: Options) -> frozenset[Ability]:
-    if options.kernel is None:
-        return task.info.abilities
-    return SPECTRAL if task.border == "circular" else LINEAR
+    if (
+        options.kernel is not None
+    ):  # the only file read here, so last: what can be said without it has been said
+        task = replace(task, kernel=parse_kernel(options.kernel))
+    check_method(method, task.abilities, _known(task.noise))
+    return task
 
 
 def _scale(scale: int | None) -> int:
@@ -409,6 +408,15 @@ class Kernel:
     checksum: str = ""
     values: NDArray[np.float64] | None = None
     formula: tuple[str, tuple[float, ...]] = field(default=("", ()))
+
+    @property
+    def separable(self) -> bool:
+        """Whether it is an outer product, whose blur has singular values on every border."""
+        import numpy as np
+
+        if self.values is None:
+            return self.formula[0] == "gaussian"
+        return bool(np.linalg.matrix_rank(self.values, tol=1e-13 * np.abs(self.values).max()) == 1)
 
     def tensor(self) -> Tensor:
         """(h, w), float64, sum 1."""

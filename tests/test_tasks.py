@@ -82,6 +82,7 @@ def test_a_method_the_task_cannot_use_names_those_that_can() -> None:
     with pytest.raises(RequestError, match="singular values"):
         check("deblur", Options(kernel="disk:2", noise=0.1), method="ddnm")
     check("deblur", Options(kernel="disk:2", noise=0.1, border="circular"), method="ddnm")
+    check("deblur", Options(kernel="gaussian:2", noise=0.1), method="ddnm")  # separable
 
 
 @pytest.mark.parametrize("task", ["inpaint", "deblur", "sr", "denoise"])

@@ -99,4 +99,8 @@ class Linearised:
 
     def pull(self, v: Tensor, *, last: bool = False) -> Tensor:
         """Jᵀv, (B, C, H, W). last: no further product will be asked for, so the graph may go."""
-        return torch.autograd.grad(self._graph, self._leaf, v, retain_graph=not last)[0]
+        with (
+            torch.enable_grad()
+        ):  # a scalar's gradient: that of a tensor makes torch import sympy first, for seconds
+            product = (self._graph * v).sum()
+        return torch.autograd.grad(product, self._leaf, retain_graph=not last)[0]
