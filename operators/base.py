@@ -158,6 +158,10 @@ class SpectralOperator(LinearOperator):
     def A_adjoint(self, y: Tensor) -> Tensor:
         return self.V(self.singular_values.to(y) * self.U_adjoint(y))
 
+    def precondition(self, b: Tensor, damping: float) -> Tensor:
+        least = self._least_squares(b, torch.full((1, 1, 1, 1), damping, dtype=b.dtype, device=b.device))
+        return (b - self.A(least)) / damping
+
     def _least_squares(self, b: Tensor, damping: Tensor) -> Tensor:
         return self.V(gain(self.singular_values.to(b), damping.view(-1, 1)) * self.U_adjoint(b))
 

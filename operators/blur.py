@@ -238,6 +238,9 @@ class SeparableBlur(Blur, SeparableOperator):
         rows, columns = self._matrix(a, height, vertical), self._matrix(b, width, horizontal)
         vars(self).update(rows=rows, columns=columns)
 
+    def precondition(self, b: Tensor, damping: float) -> Tensor:
+        return SeparableOperator.precondition(self, b, damping)
+
     def _matrix(self, kernel: Tensor, size: int, margins: tuple[int, int]) -> Tensor:
         """The blur of one axis: row i holds the weights with which pixel i of y looks at those of x."""
         source = torch.arange(1.0, size + 1)[None]  # the pixel at each place of the extended axis; 0: none
