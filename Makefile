@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: env
-	@$(BIN)/invdiff demo
+	@$(BIN)/invdiff demo --overwrite
 
 test: env
 	@$(BIN)/python -m pytest $(ARGS)

@@ -29,8 +29,9 @@ class MethodInfo:
     """A method as the listings and the checks before any weight is loaded know it.
 
     needs: the ability it asks of the operator; noisy_needs: the same where sigma_y > 0 ("" = as `needs`,
-    "no" = exact measurements only); gradient: it differentiates through the network (about three times an
-    evaluation's time and memory); evaluations: network evaluations per step of the grid.
+    "no" = exact measurements only); gradient: it differentiates through the network (two to three times an
+    evaluation's time and memory); evaluations: network evaluations per step of the grid; own: its settings
+    that not every method has.
     """
 
     name: str
@@ -41,6 +42,12 @@ class MethodInfo:
     evaluations: str
     source: str
     summary: str
+    own: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of its settings: those of every method, and its own."""
+        return ("steps", "sigma_max", "sigma_min", "eta", "clip", *self.own)
 
     def accepts(self, abilities: Collection[str], sigma_y: float) -> bool:
         """Whether it can treat an operator of these abilities under noise sigma_y (image units)."""
@@ -93,6 +100,7 @@ METHODS: dict[str, MethodInfo] = {
         evaluations="1 with gradient",
         source="Chung et al. 2023, arXiv:2209.14687",
         summary="An ancestral step, then a gradient step on ‖y − A(D)‖: any operator, many steps.",
+        own=("zeta",),
     ),
     "pigdm": MethodInfo(
         name="pigdm",
@@ -102,6 +110,7 @@ METHODS: dict[str, MethodInfo] = {
         evaluations="1 with gradient",
         source="Song et al. 2023, ICLR (OpenReview 9_gsMA8MRKQ)",
         summary="Guidance under a Gaussian p(x₀ given x_σ) of one variance for all pixels.",
+        own=("tau",),
     ),
     "mmps": MethodInfo(
         name="mmps",
@@ -111,6 +120,7 @@ METHODS: dict[str, MethodInfo] = {
         evaluations="1 with gradient, and 1 gradient per inner iteration",
         source="Rozet et al. 2024, arXiv:2405.13712",
         summary="Guidance under the covariance σ²·∂D/∂x, by a few safeguarded conjugate-gradient steps.",
+        own=("iterations",),
     ),
     "ddnm": MethodInfo(
         name="ddnm",
@@ -130,6 +140,7 @@ METHODS: dict[str, MethodInfo] = {
         evaluations="1",
         source="Zhu et al. 2023, arXiv:2305.08995",
         summary="A proximal step of the data term on D at every level: fast, no gradients.",
+        own=("weight", "zeta"),
     ),
     "repaint": MethodInfo(
         name="repaint",
@@ -140,6 +151,7 @@ METHODS: dict[str, MethodInfo] = {
         evaluations="1, times the resamplings",
         source="Lugmayr et al. 2022, arXiv:2201.09865",
         summary="Known pixels pasted in at every noise level, with jumps back up that harmonise the rest.",
+        own=("jump", "repeats"),
     ),
     "ancestral": MethodInfo(
         name="ancestral",
@@ -187,7 +199,7 @@ PRIORS: dict[str, PriorInfo] = {
     "natural": PriorInfo(
         name="natural",
         file="weights/natural.safetensors",
-        sha256="6eeb4639924605b4b75a15497edc6dbf0d580967131dcec8d457a576b9067faf",
+        sha256="ca9890679555c410206fa61a8b06c279130a76cf06e822c1d60e99c1a2871d8f",
         summary="Photographs in colour, any size.",
         channels=3,
         licence="Apache-2.0 (weights); training data under their own terms, see the card",

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invdiff import catalog
-from invdiff.errors import InvdiffError, RequestError, nearest, unknown
+from invdiff import catalog, config
+from invdiff.errors import InvdiffError, RequestError, unknown
 from invdiff.likelihood import Measurement
 from invdiff.methods import METHODS, Method, Problem, coarse, sample
 from invdiff.methods.defaults import AUTO, defaults
@@ -62,6 +62,7 @@ class Result:
         return self.samples.std(dim=0) if len(self.samples) > 1 else torch.zeros_like(self.samples[0])
 
 
+@torch.inference_mode(False)  # a caller may be in it, where nothing can be differentiated
 def restore(
     y: Tensor,
     op: Operator,
@@ -89,16 +90,21 @@ def restore(
     RequestError, before any weight is loaded, for a pairing of method and operator that cannot be, or values out of
     range. callback is told after every step.
     """
-    chosen, reason = choose_method(op, method, sigma_y, samples=samples, steps=steps, options=options or {})
     check_measurement(y, op, sigma_y)
-    if samples < 1 or (batch is not None and batch < 1):
-        raise RequestError(f"samples and batch: expected at least 1, got {samples} and {batch}")
+    chosen, reason = choose_method(op, method, sigma_y, samples=samples, steps=steps, options=options or {})
+    for what, number, least in (
+        ("samples", samples, 1),
+        ("batch", 1 if batch is None else batch, 1),
+        ("seed", seed, 0),
+    ):
+        if not isinstance(number, int) or number < least:
+            raise RequestError(f"{what}: expected a whole number, at least {least}, got {number!r}")
     place = resolve_device(device)
     loaded = load_prior(prior, device=place, precision=precision)
-    check_prior(loaded, op)
+    check_prior(loaded, op, chosen)
     counter = _Counter(loaded, profile)
     began = time.perf_counter()
-    y, op = y.to(place), op.to(place, y.dtype)
+    y, op = y.to(place).clone(), op.to(place, y.dtype)
     sums = [checksum(image) for image in y]
     stages = coarse.stages(y, op, chosen) if method == catalog.AUTO else [coarse.Stage(y, op, chosen)]
     if len(stages) > 1:
@@ -117,7 +123,7 @@ def restore(
         images = torch.tensor([b for b, _ in rows], device=place)
         x, before = None, 0
         for stage, walk in zip(stages, walks, strict=True):
-            name = "" if stage is stages[-1] else f"/{len(walk)}/{stage.operator.in_shape}"
+            name = "" if stage is stages[-1] else f"/{stage.operator.in_shape}"
             keys = [(sums[b] + name, k) for b, k in rows]
             noise = Streams.make(seed, keys, stage.operator.in_shape, y)
             problem = Problem(counter, Measurement(stage.y[images], stage.operator, sigma_y))
@@ -134,7 +140,7 @@ def restore(
         return x
 
     while done < len(todo):
-        rows = todo[done : done + size]
+        rows, evaluated = todo[done : done + size], counter.evaluations
         try:
             x = solve(rows)
         except torch.cuda.OutOfMemoryError:
@@ -142,7 +148,7 @@ def restore(
                 raise InvdiffError(
                     "out of GPU memory with a single sample; restore a smaller picture, or use --device cpu"
                 ) from None
-            size = max(1, size // 2)
+            size, counter.evaluations = max(1, size // 2), evaluated
             torch.cuda.empty_cache()
             continue
         if out is None:
@@ -186,11 +192,17 @@ def choose_method(
 ) -> tuple[Method, str]:
     """The method with its settings, and why it was chosen. RequestError for what cannot be."""
     options = dict(options or {})
+    if steps is not None and "steps" in options:
+        raise RequestError(f"steps: given twice, {steps} and {options['steps']} among the options")
     if steps is not None:
         options["steps"] = steps
     if isinstance(method, Method):
         catalog.check_method(method.info.name, abilities(op), sigma_y)
-        return dataclasses.replace(method, **options), "given"
+        if not options:
+            return method, "given"
+        return config.build(
+            type(method), {**dataclasses.asdict(method), **options}, method.info.name
+        ), "given"
     name, reason = method, "asked for"
     if method == catalog.AUTO:
         if isinstance(op, Identity) and sigma_y > 0:
@@ -203,17 +215,7 @@ def choose_method(
     elif method not in METHODS:
         raise unknown("method", method, (*METHODS, catalog.AUTO))
     catalog.check_method(name, abilities(op), sigma_y)
-    cls = METHODS[name]
-    known = [f.name for f in dataclasses.fields(cls)]
-    for option in options:
-        if option not in known:
-            raise RequestError(
-                f"{name}: unknown option {option!r}.{nearest(option, known)} Known: {', '.join(known)}"
-            )
-    try:
-        return cls(**{**defaults(name, op), **options}), reason
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"{name}: {error}") from None
+    return config.build(METHODS[name], {**defaults(name, op), **options}, name), reason
 
 
 def abilities(op: Operator) -> frozenset[catalog.Ability]:
@@ -240,14 +242,22 @@ def check_measurement(y: Tensor, op: Operator, sigma_y: float) -> None:
         )
     if not torch.isfinite(y).all():
         raise RequestError("y: expected finite values, got NaN or infinity")
-    if not 0 <= sigma_y <= 1:
+    if y.abs().max() > 20:
         raise RequestError(
-            f"sigma_y: expected a standard deviation in image units, 0 to 1 (8-bit 25 is 0.098), got {sigma_y:g}"
+            f"y: expected image units (0 black, 1 white), got values up to {y.abs().max():g}; divide by 255?"
+        )
+    if not isinstance(sigma_y, (int, float)) or not 0 <= sigma_y <= 1:
+        raise RequestError(
+            f"sigma_y: expected a standard deviation in image units, 0 to 1 (8-bit 25 is 0.098), got {sigma_y!r}"
         )
 
 
-def check_prior(prior: Prior, op: Operator) -> None:
-    """RequestError where the prior's channels are not the operator's."""
+def check_prior(prior: Prior, op: Operator, method: Method) -> None:
+    """RequestError where the prior's channels are not the operator's, or it does not know the method's noise."""
+    if method.sigma_max > prior.card.sigma_max:
+        raise RequestError(
+            f"sigma_max: prior {prior.card.name} knows noise up to {prior.card.sigma_max:g}, got {method.sigma_max:g}"
+        )
     channels = prior.card.channels
     if channels is not None and channels != op.in_shape[0]:
         raise RequestError(

@@ -28,7 +28,7 @@ Size = tuple[int, int]
 Border = Literal["valid", "circular", "reflect", "replicate", "zero"]
 Resampling = Literal["bicubic", "box", "lanczos"]
 Colour = Literal["black", "white"]
-Noise = float | Literal["auto", "rounding"]
+Noise = float | Literal["auto"]
 
 USED_BY: dict[str, str] = {
     "mask": "inpaint",
@@ -69,7 +69,7 @@ class Task:
 
     info: TaskInfo
     noise: Noise = 0.0
-    """σ_y in image units; "auto": estimated from each picture; "rounding": what its file's bits leave."""
+    """σ_y in image units; "auto": estimated from each picture, at least what its file's rounding leaves."""
     masks: Masks | None = None
     kernel: Kernel | None = None
     border: Border = "valid"
@@ -159,7 +159,7 @@ class Task:
     def _sigma_y(self, picture: Picture, mask: MaskFile | None) -> float:
         if self.noise == "auto":
             return max(estimate_noise(picture, mask.keep if mask else None), picture.rounding)
-        return picture.rounding if self.noise == "rounding" else self.noise
+        return self.noise
 
 
 def check(name: str, options: Options, *, method: str = "auto", making: bool = False) -> Task:
@@ -201,10 +201,10 @@ def _scale(scale: int | None) -> int:
 def parse_noise(given: str | float | None, task: str) -> Noise:
     """--noise as σ_y in image units, or "auto". RequestError if it is negative, above 1 or no number.
 
-    Not given it is 0; but a blur cannot be undone without noise, so there it is the rounding of the file.
+    Not given it is 0; but a blur cannot be undone without knowing the noise, so there it is estimated.
     """
     if given is None:
-        return "rounding" if task == "deblur" else 0.0
+        return "auto" if task == "deblur" else 0.0
     if given == "auto":
         return "auto"
     sigma_y = _number(str(given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -150,6 +151,18 @@ def test_a_result_that_is_not_finite_is_a_failure_not_a_picture() -> None:
         ({"device": "gpu"}, "cuda"),
         ({"prior": "naturl"}, "Did you mean 'natural'?"),
         ({"prior": 3}, "callable"),
+        ({"steps": 2.5}, "steps"),
+        ({"steps": 3, "options": {"steps": 4}}, "given twice"),
+        ({"samples": 2.5}, "whole number"),
+        ({"seed": "x"}, "whole number"),
+        ({"seed": -1}, "at least 0"),
+        ({"sigma_y": "a"}, "8-bit 25"),
+        ({"y": torch.full((1, *SHAPE), 200.0)}, "divide by 255"),
+        ({"options": {"clip": "abc"}}, "clip"),
+        ({"options": {"sigma_max": float("nan")}}, "sigma_min"),
+        ({"options": {"sigma_max": 1e9}}, "knows noise up to 100"),
+        ({"method": MMPS(steps=3), "options": {"foo": 1}}, "foo"),
+        ({"method": MMPS(steps=3), "steps": 0}, "at least 1"),
     ],
     ids=str,
 )
@@ -171,7 +184,24 @@ def test_an_impossible_pairing_is_refused_before_the_prior_is_looked_for() -> No
         invdiff.restore(torch.zeros(1, *SHAPE), Cube(), "no-such-prior", method="ddnm")
 
 
-def test_the_catalog_and_the_methods_have_the_same_names() -> None:
+def test_inside_inference_mode_a_method_with_a_gradient_works_too() -> None:
+    with torch.inference_mode():
+        y = mask().A(picture())
+        result = invdiff.restore(y, mask(), PRIOR, method="mmps", steps=3)
+    assert torch.equal(
+        result.samples, invdiff.restore(mask().A(picture()), mask(), PRIOR, method="mmps", steps=3).samples
+    )
+
+
+def test_a_prior_that_cannot_be_differentiated_is_named_with_a_method_that_does_not_need_it() -> None:
+    with pytest.raises(InvdiffError, match=r"cannot be differentiated.*diffpir"):
+        invdiff.restore(
+            mask().A(picture()), mask(), lambda x, s: PRIOR(x, s).detach(), method="mmps", steps=3
+        )
+
+
+def test_the_catalog_and_the_methods_have_the_same_names_and_settings() -> None:
     assert list(METHODS) == list(invdiff.catalog.METHODS)
     for name, method in METHODS.items():
         assert method.info.name == name
+        assert sorted(method.info.options) == sorted(field.name for field in dataclasses.fields(method))

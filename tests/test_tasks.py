@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,9 +259,12 @@ def test_a_reference_is_cut_to_the_result_or_refused() -> None:
     assert tasks.align_reference(array, (20, 12), sr) is None
 
 
-def test_a_blur_without_noise_has_at_least_the_rounding_of_its_file() -> None:
+def test_a_blur_not_told_its_noise_estimates_it_and_has_at_least_the_rounding_of_its_file() -> None:
     task = check("deblur", Options(kernel="disk:1"))
-    assert task.measurement(picture()).sigma_y == pytest.approx(1 / 255 / 12**0.5)
+    smooth = replace(picture(), array=np.full_like(picture().array, 0.5))
+    assert task.measurement(smooth).sigma_y == pytest.approx(1 / 255 / 12**0.5)
+    noise = np.random.default_rng(0).normal(0, 0.05, (64, 64, 3)).astype(np.float32)
+    assert task.measurement(replace(smooth, array=0.5 + noise)).sigma_y == pytest.approx(0.05, rel=0.15)
     assert check("deblur", Options(kernel="disk:1", noise="0")).measurement(picture()).sigma_y == 0
     assert check("sr", Options(scale=2)).measurement(picture()).sigma_y == 0
 

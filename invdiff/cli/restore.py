@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..catalog import AUTO, PRIORS, method_info
-from ..errors import InvdiffError, RequestError, unknown
+from ..errors import InvdiffError, RequestError, nearest, unknown
 from . import files
 from .progress import Reporter, duration
 
@@ -228,7 +228,14 @@ def check(request: Request) -> tuple[Task, dict[str, str]]:
     if request.device.partition(":")[0] not in DEVICES:
         raise unknown("device", request.device, DEVICES)
     if request.method != AUTO:
-        method_info(request.method)
+        known = method_info(request.method).options
+        for name in request.settings:
+            if name not in known:
+                raise RequestError(
+                    f"--set {name}: unknown to {request.method}.{nearest(name, known)} Known: {', '.join(known)}"
+                )
+    if request.steps is not None and "steps" in request.settings:
+        raise RequestError("--set steps and --steps: give one of them")
     if request.reference is not None and not request.reference.exists():
         raise RequestError(f"--reference {request.reference}: no such file or folder")
     prior = check_prior(request.prior)
@@ -241,25 +248,32 @@ def check_prior(name: str) -> dict[str, str]:
         path = PRIORS[name].path
         # Missing weights are no fault of the request: load_prior says so once all else is known to be right.
         return {"path": name, "sha256": files.checksum(path) if path.is_file() else ""}
-    path = Path(name)
+    path = Path(name).expanduser()
+    if (path / "prior.safetensors").is_file():  # what invdiff train leaves in its folder
+        path = path / "prior.safetensors"
     if path.is_file() and _is_prior(path):
         return {"path": name, "sha256": files.checksum(path)}
-    if path.is_file():
-        raise RequestError(f"{path}: not a prior; expected a .safetensors file that invdiff train wrote")
+    if path.exists():
+        raise RequestError(
+            f"{path}: not a prior, or cut off; expected a .safetensors file that invdiff train wrote"
+        )
     if path.suffix or len(path.parts) > 1:
         raise RequestError(f"--prior {name}: no such file")
     raise unknown("prior", name, PRIORS)
 
 
 def _is_prior(path: Path) -> bool:
-    """Whether a file begins as ours do (safetensors): eight bytes of length, then JSON with our mark."""
+    """Whether a file is whole and begins as ours do (safetensors): eight bytes of length, then JSON with our mark."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(length)) if length < 2**26 else {}
         except ValueError:
             return False
-    return isinstance(header, dict) and "invdiff" in header.get("__metadata__", {})
+    if not isinstance(header, dict) or "invdiff" not in header.pop("__metadata__", {}):
+        return False
+    end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    return path.stat().st_size == 8 + length + end
 
 
 def parse_settings(given: list[str]) -> dict[str, Any]:
@@ -285,6 +299,11 @@ def inputs_of(request: Request) -> list[Path]:
         among_masks = path.resolve().parent in tools
         return path.resolve() in tools or (among_masks and path.stem.casefold().endswith("_mask"))
 
+    for folder in request.inputs:
+        if folder.is_dir() and folder.resolve() == request.out.resolve():
+            raise RequestError(
+                f"--out {request.out}: is the folder of the pictures; results need one of their own"
+            )
     return files.expand(request.inputs, without=is_tool)
 
 
@@ -396,9 +415,11 @@ def result_files(name: str, samples: int, suffix: str) -> dict[str, str]:
 def standing(request: Request, job: Job) -> str | None:
     """Why this picture is left alone, in words; None where it is to be restored."""
     there = [name for name in job.outputs.values() if (request.out / name).exists()]
-    if request.overwrite or not there or files.unfinished(request.out, job.name):
+    if request.overwrite or not there:
         return None
     if job.outputs["record"] not in there:
+        if files.unfinished(request.out, job.name):
+            return None
         return f"{there[0]} exists and no record says how it was made; kept, --overwrite replaces it"
     record = files.read_record(request.out / job.outputs["record"])
     if record is None or not all((request.out / f).exists() for f in record.get("outputs", {}).values()):
@@ -406,7 +427,7 @@ def standing(request: Request, job: Job) -> str | None:
     changed = files.differences(record.get("request"), job.identity)
     if changed:
         return f"kept the result made with {changed}; --overwrite replaces it"
-    return "done before"
+    return None if files.unfinished(request.out, job.name) else "done before"
 
 
 # --------------------------------------------------------------------------------------------- the slow phase
@@ -505,7 +526,7 @@ def restore_one(
         "reason": result.reason,
         "config": result.config,
         "seed": request.seed,
-        "prior": prior.card.as_dict() if hasattr(prior.card, "as_dict") else {},
+        "prior": prior.card.as_dict(),
         "device": _device_name(device),
         "versions": files.versions(),
         "seconds": round(result.seconds, 3),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from invdiff.catalog import MethodInfo
+from invdiff.errors import InvdiffError
 from invdiff.likelihood import Measurement
 from invdiff.methods import grid
 from invdiff.methods.kernel import ancestral, move
@@ -95,6 +96,11 @@ class Linearised:
         with torch.enable_grad():
             self._leaf = x.detach().requires_grad_()
             self._graph = problem.prior(self._leaf, sigma)
+        if not self._graph.requires_grad:
+            name = problem.prior.card.name
+            raise InvdiffError(
+                f"prior {name} cannot be differentiated; use a method that needs no gradient (diffpir)"
+            )
         self.denoised = self._graph.detach()
 
     def pull(self, v: Tensor, *, last: bool = False) -> Tensor:

@@ -40,7 +40,7 @@ def stages(y: Tensor, operator: Operator, method: Method) -> list[Stage]:
     sizes: list[tuple[Tensor, Tensor]] = [(y, operator.keep)]
     while hole_survives(sizes[-1][1], NARROW) and min(y.shape[-2:]) >= SMALLEST * 2 ** len(sizes):
         sizes.append(halved(*sizes[-1]))
-    fine = replace(method, sigma_max=SIGMA) if len(sizes) > 1 else method
+    fine = replace(method, sigma_max=max(method.sigma_min, min(method.sigma_max, SIGMA)))
     coarsest = Stage(sizes[-1][0], Mask(sizes[-1][1].to(y.dtype)) if len(sizes) > 1 else operator, method)
     return [coarsest, *(Stage(a, Mask(keep.to(y.dtype)), fine) for a, keep in reversed(sizes[:-1]))]
 

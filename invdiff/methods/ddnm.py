@@ -44,7 +44,7 @@ class DDNM(Method):
                 f"ddnm with noise: expected an operator with singular values, got {operator.describe()}"
             )
         singular = operator.singular_values.to(x)
-        lost = singular <= singular.max() * 1e-6
+        lost = singular == 0
         rho = measurement.sigma_y / singular.where(~lost, torch.ones_like(singular))
         strong = ~lost & (rho <= s)
         old = s * (1 - self.eta**2) ** 0.5

@@ -58,7 +58,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    damaged = f"{path}: damaged checkpoint; remove it to start from an older one or anew"
+    damaged = f"{path}: damaged checkpoint; remove it to start anew"
     try:
         state = json.loads((path / STATE).read_text())
         tensors = from_bytes(b"".join(p.read_bytes() for p in sorted(path.glob("part-*.safetensors"))))

@@ -113,9 +113,10 @@ def _divide(
     everything = [image for source in sources for image in source]
     large = [image for image in sources[-1] if image.side >= data.validation_crop]
     if data.validation and not large:
+        first = sources[-1][0]
         raise RequestError(
-            f"data.validation_crop: no image of {data.train[-1]} is {data.validation_crop} pixels a side; "
-            "lower it, or set data.validation: 0"
+            f"{first.label}: {first.width}×{first.height} pixels, and no image of {data.train[-1]} reaches "
+            f"data.validation_crop, {data.validation_crop}; lower it, or set data.validation: 0"
         )
     held = [large[i] for i in _evenly(len(large), data.validation)]
     unseen = {image.digest for image in held}

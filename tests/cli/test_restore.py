@@ -85,6 +85,14 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "device": (("photo.png", *INPAINT, "--device", "gpu"), "unknown device 'gpu'"),
     "setting": (("photo.png", *INPAINT, "--set", "zeta"), "expected NAME=VALUE"),
+    "unknown setting": (
+        ("photo.png", *INPAINT, "--method", "dps", "--set", "zetta=1"),
+        "Did you mean 'zeta'?",
+    ),
+    "steps twice": (("photo.png", *INPAINT, "--steps", "3", "--set", "steps=4"), "give one of them"),
+    "output is the folder": (("album", *INPAINT, "--out", "album"), "results need one of their own"),
+    "truncated prior": (("photo.png", *INPAINT, "--prior", "short.safetensors"), "not a prior, or cut off"),
+    "folder that is no prior": (("photo.png", *INPAINT, "--prior", "empty"), "not a prior"),
     "output is a file": (("photo.png", *INPAINT, "--out", "notes.txt"), "expected a folder"),
     "output unwritable": (("photo.png", *INPAINT, "--out", "/proc/nothing"), "cannot write there"),
     "output is the input": (("photo.png", *INPAINT, "--out", "."), "would replace its own input"),
@@ -103,8 +111,11 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.fixture
-def wrong_files(folder: Path) -> None:
+def wrong_files(folder: Path, tiny_prior: str) -> None:
     Path("empty").mkdir()
+    Path("album").mkdir()
+    shutil.copy("photo.png", "album/photo.png")
+    Path("short.safetensors").write_bytes(Path(tiny_prior).read_bytes()[:-100])
     Path("notes.txt").write_text("these are notes, not pixels")
     Path("zero.png").touch()
     Path("half.png").write_bytes(Path("photo.png").read_bytes()[:900])
@@ -287,6 +298,20 @@ def test_a_truncated_prior_is_a_wrong_request(run: Run, tiny_prior: str) -> None
     assert not Path("restored").exists()
 
 
+@pytest.mark.parametrize("setting", ["iterations=1.5", "eta=abc", "clip=abc", "sigma_max=1e9"])
+def test_a_setting_of_a_wrong_kind_is_a_wrong_request(run: Run, setting: str) -> None:
+    code, _, err = run("photo.png", *INPAINT, "--method", "mmps", "--set", setting)
+    assert (code, err.count("invdiff: ")) == (2, 1)
+    assert setting.partition("=")[0] in err
+    assert not Path("restored").exists()
+
+
+def test_the_folder_of_a_training_run_is_a_prior(run: Run, tiny_prior: str) -> None:
+    Path("trained").mkdir()
+    shutil.copy(tiny_prior, "trained/prior.safetensors")
+    assert run("photo.png", *INPAINT, prior="trained")[0] == 0
+
+
 # ------------------------------------------------------------------------------------------------- folders
 
 
@@ -372,6 +397,13 @@ def test_a_killed_write_is_done_again(run: Run) -> None:
     assert run("photo.png", *INPAINT)[1] == "restored/photo.png\n"
     assert Path("restored/photo.json").exists()
     assert not Path("restored/.photo.part").exists()
+
+
+def test_what_a_killed_write_left_does_not_let_another_request_replace_a_result(run: Run) -> None:
+    assert run("photo.png", *INPAINT)[0] == 0
+    Path("restored/.photo.part").mkdir()
+    assert "--overwrite replaces it" in run("photo.png", *INPAINT, "--seed", "7")[2]
+    assert record("photo")["seed"] == 0
 
 
 def test_existing_results_are_kept_and_the_difference_named_unless_told_to_overwrite(run: Run) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 import invdiff
 from invdiff import operators
-from invdiff.methods import MMPS, coarse
+from invdiff.likelihood import Measurement
+from invdiff.methods import MMPS, Ancestral, Problem, coarse, sample
 from invdiff.priors.analytic import GaussianPrior
 
 PRIOR = GaussianPrior.white(0.5, 0.25)
@@ -50,6 +51,25 @@ def test_halving_takes_the_mean_of_what_is_observed() -> None:
     small, seen = coarse.halved(y, keep)
     torch.testing.assert_close(small, torch.tensor([[0.75, 0.3], [0.0, 0.6]]).expand(1, 1, 2, 2))
     assert seen.tolist() == [[[True, True], [False, True]]]
+
+
+def test_the_enlarged_picture_is_noised_to_the_level_it_is_restored_from() -> None:
+    seen: list[Tensor] = []
+
+    def watching(x: Tensor, sigma: float) -> Tensor:
+        seen.append(x.clone())
+        return x
+
+    op = operators.Identity((3, 64, 64))
+    problem = Problem(invdiff.load_prior(watching), Measurement(ramp(64, 64), op, 0.5))
+    generator = torch.Generator().manual_seed(0)
+    sample(
+        Ancestral(steps=2),
+        problem,
+        lambda: torch.randn(1, 3, 64, 64, generator=generator),
+        start=ramp(64, 64),
+    )
+    assert (seen[0] - ramp(64, 64)).std().item() == pytest.approx(0.5, rel=0.05)
 
 
 def test_auto_goes_coarse_to_fine_keeps_what_is_known_and_says_so() -> None:
