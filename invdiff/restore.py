@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -92,76 +93,45 @@ def restore(
     """
     check_measurement(y, op, sigma_y)
     chosen, reason = choose_method(op, method, sigma_y, samples=samples, steps=steps, options=options or {})
-    for what, number, least in (
-        ("samples", samples, 1),
-        ("batch", 1 if batch is None else batch, 1),
-        ("seed", seed, 0),
-    ):
-        if not isinstance(number, int) or number < least:
-            raise RequestError(f"{what}: expected a whole number, at least {least}, got {number!r}")
+    _check_numbers(samples=(samples, 1), batch=(1 if batch is None else batch, 1), seed=(seed, 0))
     place = resolve_device(device)
     loaded = load_prior(prior, device=place, precision=precision)
     check_prior(loaded, op, chosen)
-    counter = _Counter(loaded, profile)
     began = time.perf_counter()
     y, op = y.to(place).clone(), op.to(place, y.dtype)
-    sums = [checksum(image) for image in y]
     stages = coarse.stages(y, op, chosen) if method == catalog.AUTO else [coarse.Stage(y, op, chosen)]
     if len(stages) > 1:
         reason += f"; large holes, so coarse to fine in {len(stages)} sizes"
-    walks = [
-        stage.method.levels(Problem(counter, Measurement(stage.y, stage.operator, sigma_y)))
-        for stage in stages
-    ]
-    each = sum(len(walk) - 1 for walk in walks)
-    todo = [(b, k) for k in range(samples) for b in range(len(y))]
-    out: Tensor | None = None
-    size = min(len(todo), batch or (8 if place.type == "cuda" else 1))
+    counter = _Counter(loaded, profile)
+    work = _Work(counter, stages, sigma_y, [checksum(image) for image in y], seed)
+    rows = [(b, k) for k in range(samples) for b in range(len(y))]
+    out = y.new_empty((samples, len(y), *op.in_shape))
+    size = batch or (8 if place.type == "cuda" else 1)
     done = 0
+    while done < len(rows):
+        now, evaluated = rows[done : done + size], counter.evaluations
 
-    def solve(rows: list[tuple[int, int]]) -> Tensor:
-        images = torch.tensor([b for b, _ in rows], device=place)
-        x, before = None, 0
-        for stage, walk in zip(stages, walks, strict=True):
-            name = "" if stage is stages[-1] else f"/{stage.operator.in_shape}"
-            keys = [(sums[b] + name, k) for b, k in rows]
-            noise = Streams.make(seed, keys, stage.operator.in_shape, y)
-            problem = Problem(counter, Measurement(stage.y[images], stage.operator, sigma_y))
+        def tell(step: int, done: int = done, count: int = len(now)) -> None:
+            if callback is not None:
+                callback(Progress(step, work.steps, done * work.steps + step * count, len(rows) * work.steps))
 
-            def tell(step: int, steps: int, before: int = before) -> None:
-                if callback is not None:
-                    here = before + step
-                    callback(Progress(here, each, done * each + here * len(rows), len(todo) * each))
-
-            start = None if x is None else coarse.enlarged(x, stage)
-            x = sample(stage.method, problem, noise, levels=walk, start=start, callback=tell)
-            before += len(walk) - 1
-        assert x is not None
-        return x
-
-    while done < len(todo):
-        rows, evaluated = todo[done : done + size], counter.evaluations
         try:
-            x = solve(rows)
+            for (b, k), x in zip(now, work.solve(now, tell), strict=True):
+                out[k, b] = x
         except torch.cuda.OutOfMemoryError:
-            if size == 1:
+            if len(now) == 1:
                 raise InvdiffError(
                     "out of GPU memory with a single sample; restore a smaller picture, or use --device cpu"
                 ) from None
-            size, counter.evaluations = max(1, size // 2), evaluated
+            size, counter.evaluations = len(now) // 2, evaluated
             torch.cuda.empty_cache()
             continue
-        if out is None:
-            out = x.new_empty((samples, len(y), *op.in_shape))
-        for row, (b, k) in enumerate(rows):
-            out[k, b] = x[row]
-        done += len(rows)
-    if out is None or not torch.isfinite(out).all():
+        done += len(now)
+    if not torch.isfinite(out).all():
         raise InvdiffError(
             f"{chosen.info.name} diverged: the result is not finite; use more steps or a weaker guidance"
         )
-    if place.type == "cuda":
-        torch.cuda.synchronize()
+    sizes = [list(stage.operator.in_shape[1:]) for stage in stages]
     return Result(
         samples=out,
         method=chosen.info.name,
@@ -171,11 +141,11 @@ def restore(
             "sigma_y": sigma_y,
             "samples": samples,
             "seed": seed,
-            "sizes": [list(stage.operator.in_shape[1:]) for stage in stages],
-            "walk": each,
+            "sizes": sizes,
+            "walk": work.steps,
         },
-        checksums=sums,
-        evaluations=counter.evaluations // max(1, len(todo)),
+        checksums=work.images,
+        evaluations=counter.evaluations // len(rows),
         seconds=time.perf_counter() - began,
         network_seconds=counter.seconds if profile else None,
     )
@@ -264,6 +234,47 @@ def check_prior(prior: Prior, op: Operator, method: Method) -> None:
             f"prior {prior.card.name}: expected pictures of {channels} channels, got {op.in_shape[0]}; "
             "build the operator for that many and repeat the measurement"
         )
+
+
+def _check_numbers(**given: tuple[Any, int]) -> None:
+    """RequestError for a value that is no whole number, or below its least. given: name → (value, least)."""
+    for name, (value, least) in given.items():
+        if not isinstance(value, Integral) or value < least:
+            raise RequestError(f"{name}: expected a whole number, at least {least}, got {value!r}")
+
+
+class _Work:
+    """All that the samples of one call have in common."""
+
+    def __init__(
+        self, prior: Prior, stages: list[coarse.Stage], sigma_y: float, images: list[str], seed: int
+    ) -> None:
+        self.prior, self.stages, self.sigma_y, self.images, self.seed = prior, stages, sigma_y, images, seed
+        self.walks = [stage.method.levels(self._problem(stage)) for stage in stages]
+        self.steps = sum(len(walk) - 1 for walk in self.walks)
+
+    def solve(self, rows: list[tuple[int, int]], tell: Callable[[int], None]) -> Tensor:
+        """Samples, (len(rows), C, H, W). rows: (image, sample index) of each; tell(step) after every step."""
+        images = [b for b, _ in rows]
+        x: Tensor | None = None
+        before = 0
+        for stage, walk in zip(self.stages, self.walks, strict=True):
+            shape = stage.operator.in_shape
+            name = "" if stage is self.stages[-1] else f"/{shape}"  # each size has draws of its own
+            noise = Streams.make(self.seed, [(self.images[b] + name, k) for b, k in rows], shape, stage.y)
+            start = None if x is None else coarse.enlarged(x, stage)
+
+            def step_done(step: int, steps: int, before: int = before) -> None:
+                tell(before + step)
+
+            problem = self._problem(stage, images)
+            x = sample(stage.method, problem, noise, levels=walk, start=start, callback=step_done)
+            before += len(walk) - 1
+        return x  # type: ignore[return-value]  # there is always a stage
+
+    def _problem(self, stage: coarse.Stage, images: list[int] | None = None) -> Problem:
+        y = stage.y if images is None else stage.y[images]
+        return Problem(self.prior, Measurement(y, stage.operator, self.sigma_y))
 
 
 class _Counter:
