@@ -19,7 +19,8 @@ class MMPS(Method):
     p(x₀ given x_σ) is taken as N(D, σ² J), its exact first two moments (Tweedie). The system is solved by conjugate
     gradients, one vector-Jacobian product an iteration, from v = 0; they are preconditioned by the same system with
     σ² J replaced by r² I (ΠGDM's), which is worth several iterations where A is ill-conditioned. The J of a real
-    network is not quite symmetric or positive: a sample whose pᵀKp falls to zero or below stops there.
+    network is not quite symmetric or positive: a sample stops where pᵀKp falls below σ_y²·pᵀp, which it then could not,
+    or where a further iteration would make the residual larger.
     """
 
     info: ClassVar[MethodInfo] = METHODS["mmps"]
@@ -45,12 +46,15 @@ class MMPS(Method):
         for iteration in range(self.iterations):
             q = at.pull(operator.A_adjoint(p), last=iteration + 1 == self.iterations)
             kp = measurement.variance * p + sigma**2 * operator.A(q)
-            alpha = _quotient(rz, _dot(p, kp), rz > enough)
-            gain = gain + _scale(alpha, q)
-            r = r - _scale(alpha, kp)
-            z = operator.precondition(r, damping)
-            before, rz = rz, _dot(r, z)
-            p = _scale((alpha > 0).to(p), z + _scale(_quotient(rz, before, rz > enough), p))
+            curvature = _dot(p, kp)  # at least σ_y²·pᵀp, were J symmetric and positive
+            alpha = _quotient(rz, curvature, (rz > enough) & (curvature >= measurement.variance * _dot(p, p)))
+            ahead = r - _scale(alpha, kp)
+            z = operator.precondition(ahead, damping)
+            rz_ahead = _dot(ahead, z)
+            better = (alpha > 0) & ((rz_ahead < rz) | (iteration == 0))
+            gain = gain + _scale(alpha * better, q)
+            p = _scale(better.to(p), z + _scale(_quotient(rz_ahead, rz, better), p))
+            r, rz = ahead, rz_ahead
         return at.denoised + sigma**2 * gain
 
 
