@@ -201,7 +201,9 @@ def test_held_out_images_are_the_middles_of_the_last_sources_large_enough_ones(
 def test_holding_out_what_is_not_there_is_refused(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"data\.validation: 8 held out leaves none of 8 images"):
         load(folder, validation=8)
-    with pytest.raises(RequestError, match=r"0\.png: 40×32 pixels, and no image .* data\.validation_crop, 64"):
+    with pytest.raises(
+        RequestError, match=r"0\.png: 40×32 pixels, and no image .* data\.validation_crop, 64"
+    ):
         load(folder, validation=1, validation_crop=64)
 
 
