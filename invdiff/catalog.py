@@ -13,12 +13,13 @@ from typing import Literal
 
 from .errors import RequestError, unknown
 
-Ability = Literal["any", "linear", "spectral", "mask", "identity"]
-"""What a method may ask of an operator: A and autograd alone; an adjoint, pseudo-inverse and prox too;
+Ability = Literal["any", "proximal", "linear", "spectral", "mask", "identity"]
+"""What a method may ask of an operator: A and autograd alone; a prox too; an adjoint and a pseudo-inverse too;
 singular values too; that the operator is a mask; or that it is the identity (denoising)."""
 
 ANY: frozenset[Ability] = frozenset({"any"})
-LINEAR: frozenset[Ability] = ANY | {"linear"}
+PROXIMAL: frozenset[Ability] = ANY | {"proximal"}
+LINEAR: frozenset[Ability] = PROXIMAL | {"linear"}
 SPECTRAL: frozenset[Ability] = LINEAR | {"spectral"}
 MASK: frozenset[Ability] = SPECTRAL | {"mask"}
 IDENTITY: frozenset[Ability] = SPECTRAL | {"identity"}
@@ -37,7 +38,7 @@ class MethodInfo:
     name: str
     title: str
     needs: Ability
-    noisy_needs: Literal["", "no", "any", "linear", "spectral", "mask"] = ""
+    noisy_needs: Literal["", "no", "any", "proximal", "linear", "spectral", "mask"] = ""
     gradient: bool
     evaluations: str
     source: str
@@ -135,7 +136,7 @@ METHODS: dict[str, MethodInfo] = {
     "diffpir": MethodInfo(
         name="diffpir",
         title="Denoising diffusion for plug-and-play image restoration",
-        needs="linear",
+        needs="proximal",
         gradient=False,
         evaluations="1",
         source="Zhu et al. 2023, arXiv:2305.08995",
@@ -172,6 +173,13 @@ TASKS: dict[str, TaskInfo] = {
         operator="mask",
         abilities=MASK,
     ),
+    "outpaint": TaskInfo(
+        name="outpaint",
+        summary="Continue a picture beyond its edges.",
+        needs=("margin",),
+        operator="mask",
+        abilities=MASK,
+    ),
     "deblur": TaskInfo(
         name="deblur",
         summary="Undo a known blur (spectral methods too where --border is circular).",
@@ -192,6 +200,41 @@ TASKS: dict[str, TaskInfo] = {
         needs=("noise",),
         operator="identity",
         abilities=IDENTITY,
+    ),
+    "colorize": TaskInfo(
+        name="colorize",
+        summary="Give a grey picture colours.",
+        needs=(),
+        operator="grayscale",
+        abilities=SPECTRAL,
+    ),
+    "demosaic": TaskInfo(
+        name="demosaic",
+        summary="Colours from a sensor's mosaic (--pattern, by default rggb).",
+        needs=(),
+        operator="demosaic",
+        abilities=SPECTRAL,
+    ),
+    "dejpeg": TaskInfo(
+        name="dejpeg",
+        summary="Undo JPEG compression, as its file tells it, or by --quality.",
+        needs=(),
+        operator="jpeg",
+        abilities=PROXIMAL,
+    ),
+    "hdr": TaskInfo(
+        name="hdr",
+        summary="Restore what is over- and underexposed (--gain, by default 2).",
+        needs=(),
+        operator="clip",
+        abilities=PROXIMAL,
+    ),
+    "dequantize": TaskInfo(
+        name="dequantize",
+        summary="Restore tones from few bits.",
+        needs=("bits",),
+        operator="quantize",
+        abilities=PROXIMAL,
     ),
 }
 
@@ -253,6 +296,7 @@ def check_method(name: str, abilities: Collection[str], sigma_y: float) -> None:
 
 _IN_WORDS: dict[str, str] = {
     "any": "an operator",
+    "proximal": "an operator with a proximal map",
     "linear": "a linear operator",
     "spectral": "an operator with singular values",
     "mask": "a mask",

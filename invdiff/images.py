@@ -95,6 +95,16 @@ class Picture:
         return 0.0 if self.bits == 32 else 1 / (2**self.bits - 1) / 12**0.5
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Numbers:
+    """A measurement that is no picture: its numbers in the operator's own shape, float32."""
+
+    array: Array
+    path: Path
+    checksum: str
+    notes: tuple[str, ...] = ()
+
+
 # ---------------------------------------------------------------------------------------- reading pictures
 
 
@@ -148,6 +158,46 @@ def _from_npy(path: Path, data: bytes) -> Picture:
         got = f"{array.min():g} to {array.max():g}"
         raise RequestError(f"{path}: expected image units (0 black, 1 white), got {got}; divide by 255?")
     return Picture(array=array.astype(np.float32), format="NPY", bits=32)
+
+
+def read_numbers(path: str | Path) -> Numbers:
+    """The numbers in a .npy file, of any shape. RequestError for any other file, and numbers that are not finite."""
+    path = Path(path)
+    if path.suffix.lower() != ".npy":
+        raise RequestError(
+            f"{path}: what this operator measures is no picture; expected the .npy file that invdiff degrade writes"
+        )
+    data = _read_bytes(path)
+    array = _load_npy(path, data).astype(np.float32)
+    return Numbers(array=array, path=path, checksum=hashlib.sha256(data).hexdigest())
+
+
+def read_jpeg_tables(path: str | Path) -> tuple[tuple[tuple[int, ...], ...], str]:
+    """How a JPEG file was compressed: the quantisation table of each component, row by row, and the subsampling.
+
+    RequestError for a file of another format, or one whose pixels do not lie as they were compressed.
+    """
+    from PIL import JpegImagePlugin
+
+    path = Path(path)
+    with explained(path), Image.open(BytesIO(_read_bytes(path))) as image:
+        if not isinstance(image, JpegImagePlugin.JpegImageFile):
+            raise RequestError(
+                f"{path}: no JPEG file, which would tell how it was compressed; give --quality (and --subsampling)"
+            )
+        if image.mode not in ("L", "RGB") or image.info.get("adobe_transform", 1) != 1:
+            raise RequestError(f"{path}: expected a grey or YCbCr JPEG file, got {image.mode} without YCbCr")
+        if image.getexif().get(0x0112, 1) != 1:
+            raise RequestError(
+                f"{path}: is turned by its EXIF data, so that its blocks do not lie as they were compressed; "
+                "turn it without loss (jpegtran, exiftran) first"
+            )
+        names = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+        sampling = 0 if image.mode == "L" else JpegImagePlugin.get_sampling(image)
+        if sampling not in names:
+            raise RequestError(f"{path}: expected the subsampling 4:4:4, 4:2:2 or 4:2:0, got another")
+        tables = tuple(tuple(image.quantization[layer[3]]) for layer in image.layer)
+    return tables, names[sampling]
 
 
 def _load_npy(path: Path, data: bytes) -> NDArray[np.float64]:

@@ -1,13 +1,29 @@
-"""What a measurement says of the picture: y = A(x₀) + σ_y·n."""
+"""What a measurement says of the picture: y = A(x₀) + noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from invdiff.operators import LinearOperator, Mask, Operator
+from invdiff.operators import (
+    ColouredNoise,
+    Diagonal,
+    GaussianNoise,
+    Identity,
+    LinearOperator,
+    Mask,
+    Noise,
+    Operator,
+    PoissonGaussianNoise,
+    PoissonNoise,
+    ProximalOperator,
+    Quantize,
+    Reweighted,
+    per_image,
+)
 
 NOISE_FLOOR = 1e-3
 """σ_y that stands in for 0 where a formula divides by it: a quarter of an 8-bit step."""
@@ -15,11 +31,15 @@ NOISE_FLOOR = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """y (B, *operator.out_shape) and its noise: Gaussian of standard deviation sigma_y ≥ 0, in image units."""
+    """y (B, *operator.out_shape) and its noise: Gaussian of standard deviation sigma_y ≥ 0, in image units.
+
+    noise: where it is another one, which `distance` then knows. `white` brings it to the form all methods know.
+    """
 
     y: Tensor
     operator: Operator
     sigma_y: float
+    noise: Noise | None = None
 
     @property
     def variance(self) -> float:
@@ -37,13 +57,104 @@ class Measurement:
         """y − A(x₀), (B, *out_shape)."""
         return self.y - self.operator.A(x0)
 
+    def distance(self, x0: Tensor) -> Tensor:
+        """How far x₀ is from y, (B,): ‖y − A(x₀)‖, or what stands for it under another noise.
+
+        Gaussian noise makes ‖y − A(x₀)‖ = σ_y·√(2·(log p(y | y) − log p(y | x₀))); other noises are taken by that
+        formula, with their `std` as the scale. Counted light that A(x₀) does not have is infinitely unlikely; below a
+        tenth of a photon it is continued as an exponential, so that there is a way back.
+        """
+        if self.noise is None:
+            return self.residual(x0).flatten(1).norm(dim=1)
+        scale = torch.as_tensor(self.noise.std(self.y), dtype=x0.dtype, device=x0.device)
+        scale = scale.expand_as(self.y).flatten(1).square().mean(dim=1).sqrt()
+        y, clean, noise = self.y, self.operator.A(x0), self.noise
+        if isinstance(
+            noise, PoissonGaussianNoise
+        ):  # its exact sum takes seconds a picture: Snyder et al. 1993, as
+            shift = (
+                noise.peak * noise.sigma**2
+            )  # photons of their own, peak·(y + shift) ~ Poisson(peak·(clean + shift))
+            y, clean, noise = (y + shift).clamp(min=0), clean + shift, PoissonNoise(noise.peak)
+        if isinstance(noise, PoissonNoise):
+            least = 0.1 / noise.peak
+            clean = torch.where(clean > least, clean, least * (clean.clamp(max=least) / least - 1).exp())
+        deviance = noise.deviance(y, clean).to(x0.dtype)
+        return scale * (deviance + torch.finfo(x0.dtype).tiny).sqrt()
+
     def prox(self, z: Tensor, variance: float) -> Tensor:
         """argmin_x ‖x − z‖²/(2·variance) + ‖y − A x‖²/(2σ_y²): the mean of x₀ given y where x₀ ~ N(z, variance·I)."""
+        if not isinstance(self.operator, ProximalOperator):
+            raise TypeError(f"expected an operator with a proximal map, got {self.operator.describe()}")
         weight = variance / self.sigma_y**2 if self.sigma_y > 0 else float("inf")
-        return self.linear.prox(z, self.y, weight)
+        return self.operator.prox(z, self.y, weight)
 
     def paste(self, x: Tensor) -> Tensor:
-        """x with the pixels that an exact mask observed put back, bit for bit; x itself for any other measurement."""
-        if isinstance(self.operator, Mask) and self.sigma_y == 0:
+        """x with what an exact measurement knows put back: a mask's pixels, bit for bit, or by a nonlinear A's prox."""
+        if self.sigma_y > 0 or self.noise is not None:
+            return x
+        if isinstance(self.operator, Mask):
             return torch.where(self.operator.keep.to(x.device), self.y, x)
+        if isinstance(self.operator, ProximalOperator) and not isinstance(self.operator, LinearOperator):
+            return self.operator.prox(x, self.y, float("inf"))
         return x
+
+    def unrounded(self) -> Measurement:
+        """Rounding as what it is nearly: white Gaussian noise of a step/√12 on the picture itself.
+
+        For `Quantize`, which methods for linear operators then can treat; any other measurement is returned as it is.
+        """
+        if not isinstance(self.operator, Quantize):
+            return self
+        rounding = self.operator.step / 12**0.5
+        return Measurement(
+            self.y, Identity(self.operator.in_shape), float((self.sigma_y**2 + rounding**2) ** 0.5)
+        )
+
+    def pick(self, images: Sequence[int]) -> Measurement:
+        """That of a batch made of these images."""
+        return replace(self, y=self.y[list(images)], operator=self.operator.pick(images))
+
+    def white(self) -> Measurement:
+        """The same, or the nearest to it, under white Gaussian noise: what every method can treat.
+
+        A noise that is Gaussian with another covariance is whitened, which loses nothing: each number of y and of A is
+        weighted by its precision. Any other is first replaced by a Gaussian with its standard deviation given y
+        (`Noise.std`); numbers that say nothing, as salt and pepper, weigh nothing.
+        """
+        if self.noise is None:
+            return self
+        if isinstance(self.noise, ColouredNoise):
+            least = max(float(self.noise.sigmas.min()), NOISE_FLOOR)
+            weights = least / self.noise.sigmas.clamp(min=least)
+            whitening = Reweighted(self.noise.operator, weights).to(self.y.device, self.y.dtype)
+            y = whitening.measured(self.y)
+            return Measurement(y, whitening, least)
+        std = torch.as_tensor(self.noise.std(self.y), dtype=self.y.dtype, device=self.y.device)
+        if std.numel() == 1:
+            return Measurement(self.y, self.operator, float(std))
+        std = std.expand_as(self.y)
+        known = std.isfinite()
+        if not (std > 0).logical_and(known).any():  # what is known at all is known exactly
+            least, weights = 0.0, known.to(std)
+        else:
+            least = max(float(std.min()), NOISE_FLOOR)
+            weights = torch.where(known, least / std.clamp(min=least), 0)
+        parts = [_weighted(weights[i], self.operator.pick([i])) for i in range(len(self.y))]
+        return Measurement(weights * torch.where(known, self.y, 0), per_image(parts), least)
+
+
+def gaussian(noise: Noise | None) -> float | None:
+    """σ_y of white Gaussian noise; None where the noise is another."""
+    if noise is None:
+        return None
+    if isinstance(noise, GaussianNoise) and not isinstance(noise.sigma, Tensor):
+        return noise.sigma
+    return None
+
+
+def _weighted(weights: Tensor, operator: Operator) -> Operator:
+    """Diagonal(weights) after the operator; a mask stays one where weights are 0 or 1."""
+    if isinstance(operator, Mask) and ((weights == 0) | (weights == 1)).all():
+        return Mask(operator.keep & (weights > 0), operator.channels)
+    return Diagonal(weights).to(weights.device, weights.dtype) @ operator

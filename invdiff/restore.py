@@ -5,20 +5,29 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from invdiff import catalog, config
 from invdiff.errors import InvdiffError, RequestError, unknown
-from invdiff.likelihood import Measurement
+from invdiff.likelihood import Measurement, gaussian
 from invdiff.methods import METHODS, Method, Problem, coarse, sample
 from invdiff.methods.defaults import AUTO, defaults
 from invdiff.methods.streams import Streams, checksum
-from invdiff.operators import Identity, LinearOperator, Mask, Operator, SpectralOperator
+from invdiff.operators import (
+    Identity,
+    LinearOperator,
+    Mask,
+    Noise,
+    Operator,
+    ProximalOperator,
+    SpectralOperator,
+    estimate_sigma,
+)
 from invdiff.priors import Card, Prior, load_prior
 from invdiff.priors.network import resolve_device
 
@@ -70,7 +79,8 @@ def restore(
     prior: str | Prior | Callable[[Tensor, Any], Tensor] = "natural",
     *,
     method: str | Method = "auto",
-    sigma_y: float = 0.0,
+    sigma_y: float | Literal["auto"] = 0.0,
+    noise: Noise | None = None,
     steps: int | None = None,
     samples: int = 1,
     seed: int = 0,
@@ -83,7 +93,9 @@ def restore(
 ) -> Result:
     """Sample x₀ given y = A(x₀) + sigma_y·n.
 
-    y: (B, *op.out_shape), image units. sigma_y: the noise's standard deviation in image units, 0 for none. method: a
+    y: (B, *op.out_shape), image units. sigma_y: the noise's standard deviation in image units, 0 for none, "auto" to
+    estimate it from y (a picture); noise: another model in its stead, such as operators.PoissonNoise(peak), which
+    methods that know Gaussian noise alone meet as the Gaussian nearest to it (`Measurement.white`). method: a
     name of METHODS, "auto", or a Method; options: its hyper-parameters by name. batch: samples that go through the
     network together (default: eight on a GPU, one on a CPU; halved when a GPU's memory does not hold it). The draws
     of a sample depend on seed, the image and the sample's index alone.
@@ -91,19 +103,26 @@ def restore(
     RequestError, before any weight is loaded, for a pairing of method and operator that cannot be, or values out of
     range. callback is told after every step.
     """
-    check_measurement(y, op, sigma_y)
-    chosen, reason = choose_method(op, method, sigma_y, samples=samples, steps=steps, options=options or {})
+    given = measured(y, op, sigma_y, noise)
+    known = _as_known_to(method, given)
+    chosen, reason = choose_method(
+        known.operator, method, known.sigma_y, samples=samples, steps=steps, options=options or {}
+    )
+    if known.operator is not given.operator and not isinstance(op, LinearOperator):
+        reason += "; rounding is taken as noise of a step/√12"
     _check_numbers(samples=(samples, 1), batch=(1 if batch is None else batch, 1), seed=(seed, 0))
     place = resolve_device(device)
     loaded = load_prior(prior, device=place, precision=precision)
     check_prior(loaded, op, chosen)
     began = time.perf_counter()
-    y, op = y.to(place).clone(), op.to(place, y.dtype)
+    images = [checksum(image) for image in y]
+    given, known = (_moved(one, place) for one in (given, known))
+    y, op = known.y, known.operator
     stages = coarse.stages(y, op, chosen) if method == catalog.AUTO else [coarse.Stage(y, op, chosen)]
     if len(stages) > 1:
         reason += f"; large holes, so coarse to fine in {len(stages)} sizes"
     counter = _Counter(loaded, profile)
-    work = _Work(counter, stages, sigma_y, [checksum(image) for image in y], seed)
+    work = _Work(counter, stages, known, given, images, seed)
     rows = [(b, k) for k in range(samples) for b in range(len(y))]
     out = y.new_empty((samples, len(y), *op.in_shape))
     size = batch or (8 if place.type == "cuda" else 1)
@@ -138,7 +157,8 @@ def restore(
         reason=reason,
         config={
             **dataclasses.asdict(chosen),
-            "sigma_y": sigma_y,
+            "sigma_y": given.sigma_y,
+            **({"noise": given.noise.describe()} if given.noise is not None else {}),
             "samples": samples,
             "seed": seed,
             "sizes": sizes,
@@ -149,6 +169,27 @@ def restore(
         seconds=time.perf_counter() - began,
         network_seconds=counter.seconds if profile else None,
     )
+
+
+def _as_known_to(method: str | Method, given: Measurement) -> Measurement:
+    """The measurement as a method can treat it: under white Gaussian noise, unless it knows every noise.
+
+    A quantiser is one to methods that can do with its prox or its surrogate, to the others and to auto a noise.
+    """
+    if isinstance(method, Method):
+        kind: type[Method] | None = type(method)
+    else:
+        kind = METHODS.get(method)
+    if kind is not None and kind.any_noise and given.noise is not None and given.noise.has_score:
+        return given
+    white = given.white()
+    return white if kind is not None and kind.info.needs in ("any", "proximal") else white.unrounded()
+
+
+def _moved(measurement: Measurement, place: torch.device) -> Measurement:
+    """A copy there, in the dtype of its y."""
+    y = measurement.y.to(place, copy=True)
+    return replace(measurement, y=y, operator=measurement.operator.to(place, y.dtype))
 
 
 def choose_method(
@@ -180,6 +221,8 @@ def choose_method(
             options.setdefault("steps", 1 if samples == 1 else 20)
         elif isinstance(op, LinearOperator):
             name, reason = AUTO, "the best on every linear task we measured"
+        elif isinstance(op, ProximalOperator):
+            name, reason = "diffpir", "not linear, but with a proximal map"
         else:
             name, reason = "dps", "it asks for nothing but a gradient"
     elif method not in METHODS:
@@ -196,11 +239,15 @@ def abilities(op: Operator) -> frozenset[catalog.Ability]:
         return catalog.MASK
     if isinstance(op, SpectralOperator):
         return catalog.SPECTRAL
-    return catalog.LINEAR if isinstance(op, LinearOperator) else catalog.ANY
+    if isinstance(op, LinearOperator):
+        return catalog.LINEAR
+    return catalog.PROXIMAL if isinstance(op, ProximalOperator) else catalog.ANY
 
 
-def check_measurement(y: Tensor, op: Operator, sigma_y: float) -> None:
-    """RequestError unless y is a finite batch of this operator's measurements, and sigma_y a sensible noise."""
+def measured(
+    y: Tensor, op: Operator, sigma_y: float | Literal["auto"] = 0.0, noise: Noise | None = None
+) -> Measurement:
+    """y with its noise. RequestError unless y is a finite batch of op's measurements, and the noise a sensible one."""
     if tuple(y.shape[1:]) != tuple(op.out_shape) or not len(y):
         raise RequestError(
             f"y: expected shape (B, {', '.join(map(str, op.out_shape))}) for {op.describe()}, got {tuple(y.shape)}"
@@ -212,14 +259,33 @@ def check_measurement(y: Tensor, op: Operator, sigma_y: float) -> None:
         )
     if not torch.isfinite(y).all():
         raise RequestError("y: expected finite values, got NaN or infinity")
-    if y.abs().max() > 20:
+    scale = _largest(op, y)
+    if y.abs().max() > 20 * scale:
         raise RequestError(
-            f"y: expected image units (0 black, 1 white), got values up to {y.abs().max():g}; divide by 255?"
+            f"y: expected image units (0 black, 1 white), which {op.describe()} brings to {scale:.3g} at most, "
+            f"got values up to {y.abs().max():g}; divide by 255?"
         )
-    if not isinstance(sigma_y, (int, float)) or not 0 <= sigma_y <= 1:
+    if noise is not None and sigma_y != 0:
+        raise RequestError(f"sigma_y and noise: give one of them, got {sigma_y} and {noise.describe()}")
+    if sigma_y == "auto":
+        if len(op.out_shape) != 3:
+            raise RequestError(f"sigma_y: auto is for measurements that are pictures, not {op.describe()}")
+        keep = op.keep if isinstance(op, Mask) else None
+        sigma_y = float(torch.as_tensor(estimate_sigma(y, keep)).mean())
+    if not isinstance(sigma_y, (int, float)) or not 0 <= sigma_y <= scale:
         raise RequestError(
-            f"sigma_y: expected a standard deviation in image units, 0 to 1 (8-bit 25 is 0.098), got {sigma_y!r}"
+            f"sigma_y: expected a standard deviation in image units, 0 to {scale:.3g} (8-bit 25 is 0.098), or auto, "
+            f"got {sigma_y!r}"
         )
+    plain = gaussian(noise)
+    return Measurement(y, op, sigma_y, noise) if plain is None else Measurement(y, op, plain)
+
+
+@torch.no_grad()
+def _largest(op: Operator, like: Tensor) -> float:
+    """The largest number that a white image is measured as, at least 1."""
+    white = torch.ones(1, *op.in_shape, dtype=like.dtype, device=like.device)
+    return max(1.0, float(op.pick([0]).A(white).abs().max()))
 
 
 def check_prior(prior: Prior, op: Operator, method: Method) -> None:
@@ -247,9 +313,16 @@ class _Work:
     """All that the samples of one call have in common."""
 
     def __init__(
-        self, prior: Prior, stages: list[coarse.Stage], sigma_y: float, images: list[str], seed: int
+        self,
+        prior: Prior,
+        stages: list[coarse.Stage],
+        measurement: Measurement,
+        given: Measurement,
+        images: list[str],
+        seed: int,
     ) -> None:
-        self.prior, self.stages, self.sigma_y, self.images, self.seed = prior, stages, sigma_y, images, seed
+        self.prior, self.stages, self.measurement, self.given = prior, stages, measurement, given
+        self.images, self.seed = images, seed
         self.walks = [stage.method.levels(self._problem(stage)) for stage in stages]
         self.steps = sum(len(walk) - 1 for walk in self.walks)
 
@@ -270,11 +343,11 @@ class _Work:
             problem = self._problem(stage, images)
             x = sample(stage.method, problem, noise, levels=walk, start=start, callback=step_done)
             before += len(walk) - 1
-        return x  # type: ignore[return-value]  # there is always a stage
+        return self.given.pick(images).paste(x)  # type: ignore[arg-type]  # there is always a stage
 
     def _problem(self, stage: coarse.Stage, images: list[int] | None = None) -> Problem:
-        y = stage.y if images is None else stage.y[images]
-        return Problem(self.prior, Measurement(y, stage.operator, self.sigma_y))
+        measurement = replace(self.measurement, y=stage.y, operator=stage.operator)
+        return Problem(self.prior, measurement if images is None else measurement.pick(images))
 
 
 class _Counter:

@@ -7,35 +7,90 @@ if (
 ):  # a second copy of the classes would not be the first: isinstance would fail
     raise ImportError(f"import this package as invdiff.operators, not as {__name__}")
 
-from . import kernels
-from .base import LinearOperator, Operator, SpectralOperator
+from . import kernels, patterns, phase
+from .base import LinearOperator, Operator, ProximalOperator, SpectralOperator
 from .blur import Blur, CircularBlur, SeparableBlur
-from .external import from_deepinv
-from .mask import Identity, Mask
-from .noise import GaussianNoise
-from .resample import Downsample
+from .check import check
+from .color import Demosaic, Grayscale
+from .compose import Reweighted, composed, per_image, scaled, stacked
+from .external import from_deepinv, to_deepinv
+from .jpeg import JPEG
+from .mask import Diagonal, Identity, Mask
+from .noise import (
+    NOISES,
+    ColouredNoise,
+    GaussianNoise,
+    LaplaceNoise,
+    Noise,
+    PoissonGaussianNoise,
+    PoissonNoise,
+    QuantisationNoise,
+    SaltAndPepperNoise,
+    estimate_sigma,
+)
+from .nonlinear import Clip, Quantize
+from .phase import PhaseRetrieval
+from .resample import BlurDownsample, Downsample
+from .sensing import CompressedSensing
 from .separable import SeparableOperator
 
 OPERATORS: dict[str, type[Operator]] = {
     "mask": Mask,
     "blur": Blur,
     "downsample": Downsample,
+    "blur_downsample": BlurDownsample,
     "identity": Identity,
+    "diagonal": Diagonal,
+    "demosaic": Demosaic,
+    "grayscale": Grayscale,
+    "compressed_sensing": CompressedSensing,
+    "clip": Clip,
+    "quantize": Quantize,
+    "jpeg": JPEG,
+    "phase_retrieval": PhaseRetrieval,
 }
 
 __all__ = [
+    "JPEG",
+    "NOISES",
     "OPERATORS",
     "Blur",
+    "BlurDownsample",
     "CircularBlur",
+    "Clip",
+    "ColouredNoise",
+    "CompressedSensing",
+    "Demosaic",
+    "Diagonal",
     "Downsample",
     "GaussianNoise",
+    "Grayscale",
     "Identity",
+    "LaplaceNoise",
     "LinearOperator",
     "Mask",
+    "Noise",
     "Operator",
+    "PhaseRetrieval",
+    "PoissonGaussianNoise",
+    "PoissonNoise",
+    "ProximalOperator",
+    "QuantisationNoise",
+    "Quantize",
+    "Reweighted",
+    "SaltAndPepperNoise",
     "SeparableBlur",
     "SeparableOperator",
     "SpectralOperator",
+    "check",
+    "composed",
+    "estimate_sigma",
     "from_deepinv",
     "kernels",
+    "patterns",
+    "per_image",
+    "phase",
+    "scaled",
+    "stacked",
+    "to_deepinv",
 ]

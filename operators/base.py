@@ -1,4 +1,4 @@
-"""What a method may ask of a forward model y = A(x): Operator → LinearOperator → SpectralOperator.
+"""What a method may ask of a forward model y = A(x): Operator → ProximalOperator → LinearOperator → SpectralOperator.
 
 Images are (B, C, H, W) in image units (0 black, 1 white); shapes are written without the batch. Operators are
 immutable frozen dataclasses: their fields are what they were built from, and a `cached_property` what follows
@@ -9,9 +9,10 @@ at every call.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
-from math import inf
 from typing import Any, Self
 
 import torch
@@ -21,7 +22,10 @@ Shape = tuple[int, int, int]
 
 
 class Operator(ABC):
-    """A forward model y = A(x), of which nothing is asked but A and its derivative (by autograd)."""
+    """A forward model y = A(x), of which nothing is asked but A and its derivative (by autograd).
+
+    `A @ B` is A after B, `2 * A` A scaled (see compose.py).
+    """
 
     in_shape: Shape
     out_shape: tuple[int, ...]
@@ -33,12 +37,33 @@ class Operator(ABC):
     def __call__(self, x: Tensor) -> Tensor:
         return self.A(x)
 
+    @property
+    def surrogate(self) -> bool:
+        """Whether autograd goes through a smooth stand-in for A, because A itself is flat or jumps, as a quantiser."""
+        return False
+
     def describe(self) -> str:
         """One line for logs and records."""
         return f"{type(self).__name__}({by(*self.in_shape)})"
 
     def __repr__(self) -> str:
         return self.describe()
+
+    def __matmul__(self, inner: Operator) -> Operator:
+        from .compose import composed
+
+        return composed(self, inner)
+
+    def __mul__(self, factor: float) -> Operator:
+        from .compose import scaled
+
+        return scaled(self, factor)
+
+    __rmul__ = __mul__
+
+    def pick(self, images: Sequence[int]) -> Operator:
+        """The operator of a batch made of these images; another one only where each image has its own."""
+        return self
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same operator, its tensors on `device` and in `dtype`; None leaves them as they are.
@@ -70,12 +95,24 @@ class Operator(ABC):
         return tensor
 
 
-class LinearOperator(Operator):
+class ProximalOperator(Operator):
+    """A forward model, not linear perhaps, whose distance from a measurement has a proximal map."""
+
+    @abstractmethod
+    def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
+        """argmin_x ½‖x − z‖² + weight/2 ‖A(x) − y‖². z: (B, *in_shape); y: (B, *out_shape).
+
+        weight: a number in (0, inf], or one per sample (B,). At inf it is the nearest x with A(x) = y, or as near
+        to it as A comes.
+        """
+
+
+class LinearOperator(ProximalOperator):
     """A linear forward model: A with its true adjoint, its pseudo-inverse and its proximal map.
 
     A subclass gives A and A_adjoint. The rest follows by conjugate gradients, each sample on its own, until
     the gradient has fallen to `rtol` of its start (10 ulp where the dtype cannot do better) or after
-    `max_iter` steps.
+    `max_iter` steps, with a warning.
     """
 
     rtol: float = 1e-6
@@ -87,13 +124,10 @@ class LinearOperator(Operator):
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """x = A†y, the shortest x that brings A x closest to y. y: (B, *out_shape); x: (B, *in_shape)."""
-        return self._least_squares(y, damping(inf, y))
+        return self._least_squares(self._measurement(y), y.new_zeros(1, 1, 1, 1))
 
     def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
-        """argmin_x ½‖x − z‖² + weight/2 ‖A x − y‖². z: (B, *in_shape); y: (B, *out_shape).
-
-        weight: a number in (0, inf], or one per sample (B,). At inf it is the projection z + A†(y − A z).
-        """
+        """As for `ProximalOperator`; at weight = inf it is the projection z + A†(y − A z)."""
         return z + self._least_squares(self._measurement(y) - self.A(z), damping(weight, z))
 
     def precondition(self, b: Tensor, damping: float) -> Tensor:
@@ -107,20 +141,35 @@ class LinearOperator(Operator):
         """argmin_d ½‖A d − b‖² + damping/2 ‖d‖², the shortest of them, by CGLS (Björck 1996, 7.4.1)."""
         gradient = self.A_adjoint(b)
         d, residual, direction = torch.zeros_like(gradient), b, gradient
-        power = _power(gradient)
-        goal = power * max(self.rtol, 10 * torch.finfo(b.dtype).eps) ** 2
-        for _ in range(self.max_iter):
+        power, rounding = _power(gradient), (10 * torch.finfo(b.dtype).eps) ** 2
+        goal = power * max(self.rtol**2, rounding)
+        for iteration in range(self.max_iter):
             active = power > goal  # a sample that is done stands still, so that it does not feel its batch
             if not active.any():
                 break
             ahead = self.A(direction)
+            if (
+                iteration == 0
+            ):  # what A cannot produce leaves a gradient of rounding alone: below 10 ulp of ‖A‖‖b‖
+                goal = goal.maximum(rounding * _power(b) * _power(ahead) / power.where(active, 1))
+                active = power > goal
             step = torch.where(active, power / (_power(ahead) + damping.flatten() * _power(direction)), 0)
             d = d + _per_sample(step, d) * direction
             residual = residual - _per_sample(step, b) * ahead
             gradient = self.A_adjoint(residual) - damping * d
             before, power = power, _power(gradient)
             direction = gradient + _per_sample(torch.where(active, power / before, 0), d) * direction
+        else:
+            self._warn_if(power > goal)
         return d
+
+    def _warn_if(self, unfinished: Tensor) -> None:
+        if unfinished.any():
+            warnings.warn(
+                f"{self}: conjugate gradients stopped at max_iter = {self.max_iter}, short of rtol = {self.rtol:g}; "
+                "raise max_iter or rtol",
+                stacklevel=4,
+            )
 
 
 class SpectralOperator(LinearOperator):
@@ -130,6 +179,11 @@ class SpectralOperator(LinearOperator):
     zero where s = 0, so UᵀU = diag(s > 0). All is real: white real noise has white coefficients. s comes in
     V's order, not sorted.
     """
+
+    @property
+    def basis(self) -> str | None:
+        """A name for V: operators of one name and one in_shape share it. None: nobody else has it."""
+        return None
 
     @property
     @abstractmethod
@@ -159,7 +213,7 @@ class SpectralOperator(LinearOperator):
         return self.V(self.singular_values.to(y) * self.U_adjoint(y))
 
     def precondition(self, b: Tensor, damping: float) -> Tensor:
-        least = self._least_squares(b, torch.full((1, 1, 1, 1), damping, dtype=b.dtype, device=b.device))
+        least = self._least_squares(b, torch.full([1] * b.ndim, damping, dtype=b.dtype, device=b.device))
         return (b - self.A(least)) / damping
 
     def _least_squares(self, b: Tensor, damping: Tensor) -> Tensor:
@@ -167,13 +221,13 @@ class SpectralOperator(LinearOperator):
 
 
 def damping(weight: float | Tensor, like: Tensor) -> Tensor:
-    """1/weight as (B or 1, 1, 1, 1), for a prox over `like`. ValueError for a weight outside (0, inf]."""
+    """1/weight as (B or 1, 1, ...), for a prox over `like`. ValueError for a weight outside (0, inf]."""
     w = torch.as_tensor(weight, dtype=like.dtype, device=like.device)
     if w.ndim > 1 or w.numel() not in (1, len(like)):
         raise ValueError(f"weight: expected a number or ({len(like)},) numbers, got shape {tuple(w.shape)}")
     if not (w > 0).all():
         raise ValueError(f"weight: expected numbers in (0, inf], got {w.tolist()}")
-    return (1 / w).view(-1, 1, 1, 1)
+    return (1 / w).view(-1, *[1] * (like.ndim - 1))
 
 
 def counts(s: Tensor) -> Tensor:
@@ -194,7 +248,7 @@ def by(*sizes: int) -> str:
 
 def image_shape(shape: tuple[int, ...]) -> Shape:
     """(C, H, W) as given to an operator's constructor, checked."""
-    if len(shape) != 3 or min(shape) < 1:
+    if len(shape) != 3 or min(shape) < 1 or any(n != int(n) for n in shape):
         raise ValueError(f"shape: expected (C, H, W) without the batch, each at least 1, got {tuple(shape)}")
     channels, height, width = map(int, shape)
     return channels, height, width
@@ -214,6 +268,10 @@ def _per_sample(v: Tensor, like: Tensor) -> Tensor:
 
 
 def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
+    if isinstance(value, Operator):
+        return value.to(device, dtype)
+    if isinstance(value, tuple):
+        return tuple(_moved(one, device, dtype) for one in value)
     if not isinstance(value, Tensor):
         return value
     return value.to(device, dtype if value.is_floating_point() else None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import ceil, cos, inf, radians, sin
+from math import ceil, cos, inf, pi, radians, sin, sqrt
+from random import Random
 
 import torch
 from torch import Tensor
@@ -40,6 +41,39 @@ def motion(length: float, angle: float = 0.0) -> Tensor:
     y, x = _pixels(tall)[:, None], _pixels(wide)
     along = (x * dx + y * dy).clamp(-half, half)
     return _unit((1 - torch.hypot(x - along * dx, y - along * dy)).clamp(min=0))
+
+
+def random_motion(size: int = 61, intensity: float = 0.5, seed: int = 0) -> Tensor:
+    """A camera's shake while the shutter was open: a random path, its centre of mass in the middle of the kernel.
+
+    The path is 1000 steps of one length. Its heading turns at a rate that is a random walk with friction (a hand's
+    inertia), and is thrown about by 90° to 270° now and then, 4 · intensity times on average. It is scaled to reach
+    3/4 of the way to the kernel's edge; every point weighs on the 4 pixels around it, bilinearly. After Boracchi and
+    Foi 2012, "Modeling the performance of image restoration from motion blur", whose walk is another.
+
+    size: odd, in pixels. intensity: from 0, a straight line, to 1, a scribble. seed: from 0 up; the same path on
+    every machine.
+    """
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"size: expected an odd number of pixels, got {size}")
+    if not 0 <= intensity <= 1:
+        raise ValueError(f"intensity: expected a number from 0 (straight) to 1 (shaky), got {intensity}")
+    if seed < 0 or seed != int(seed):
+        raise ValueError(f"seed: expected a whole number from 0 up, got {seed}")
+    draw, steps, friction = Random(int(seed)).random, 1000, 0.02
+    x, y, turn, heading = [0.0], [0.0], 0.0, 2 * pi * draw()
+    spread = 0.006 * intensity * sqrt(12)  # of a uniform draw, made its standard deviation
+    for _ in range(steps):
+        turn = (1 - friction) * turn + spread * (draw() - 0.5)
+        thrown = draw() < 4 * intensity / steps
+        heading += turn + (pi * (0.5 + draw()) if thrown else 0.0)
+        x.append(x[-1] + cos(heading))
+        y.append(y[-1] + sin(heading))
+    path = torch.tensor([y, x], dtype=torch.float64)
+    path = path - path.mean(1, keepdim=True)
+    path = path * (0.75 * (size // 2) / path.abs().max())
+    down, across = (1 - (path[..., None] - _pixels(size // 2)).abs()).clamp(min=0)
+    return _unit(down.mT @ across)
 
 
 def _pixels(radius: int) -> Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 
 import torch
 from torch import Tensor
 
-from .base import Shape, SpectralOperator, by, damping, image_shape
+from .base import Shape, SpectralOperator, by, counts, damping, exact, gain, image_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,7 +47,10 @@ class Mask(SpectralOperator):
         return f"Mask({by(*self.in_shape)}, {self.keep.double().mean():.1%} kept)"
 
     def A(self, x: Tensor) -> Tensor:
-        return torch.where(self.keep.to(x.device), self._image(x), 0)  # no product: what is lost may be NaN
+        x = self._image(x)
+        if x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad:
+            return (x.view(torch.int32) & self._bits).view(x.dtype)  # a tenth of torch.where's time there
+        return torch.where(self.keep.to(x.device), x, 0)  # no product: what is lost may be NaN
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         return self.A(y)
@@ -56,12 +60,29 @@ class Mask(SpectralOperator):
 
     def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
         share = 1 / (1 + damping(weight, z))  # exactly 1 at weight = inf: kept pixels come back bit for bit
-        x = (1 - share) * self._image(z) + share * self._measurement(y)
-        return torch.where(self.keep.to(z.device), x, z)
+        return torch.lerp(self._image(z), self.A(y), share * self._weights.to(z))
+
+    @cached_property
+    def _bits(self) -> Tensor:
+        """All bits set where kept, none elsewhere."""
+        return -self.keep.to("cpu", torch.int32)
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        """1 where kept, 0 elsewhere."""
+        return self.keep.to(torch.get_default_dtype())
+
+    def both(self, other: Mask) -> Mask:
+        """The mask that keeps what both keep."""
+        return Mask(self.keep & other.keep, self.channels)
+
+    @property
+    def basis(self) -> str:
+        return "pixels"
 
     @cached_property
     def singular_values(self) -> Tensor:
-        return self.keep.flatten().to(torch.get_default_dtype())
+        return self._weights.flatten()
 
     def V(self, c: Tensor) -> Tensor:
         return c.reshape(-1, *self.in_shape)
@@ -99,6 +120,10 @@ class Identity(SpectralOperator):
         share = 1 / (1 + damping(weight, z))
         return (1 - share) * self._image(z) + share * self._image(y)
 
+    @property
+    def basis(self) -> str:
+        return "pixels"
+
     @cached_property
     def singular_values(self) -> Tensor:
         channels, height, width = self.in_shape
@@ -115,3 +140,60 @@ class Identity(SpectralOperator):
 
     def U_adjoint(self, y: Tensor) -> Tensor:
         return self.V_adjoint(y)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagonal(SpectralOperator):
+    """y = weights · x, number by number: a flat field, a vignette, or measurements weighted by their precision.
+
+    weights: finite, not all zero, of the shape of what is measured; (C, H, W) for images. ValueError otherwise.
+    """
+
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        weights = exact(torch.as_tensor(self.weights)).clone()
+        if not weights.isfinite().all() or not weights.any():
+            raise ValueError(
+                "weights: expected finite numbers, not all zero, got NaN, infinity or zeros alone"
+            )
+        shape = tuple(weights.shape)
+        vars(self).update(weights=weights, in_shape=shape, out_shape=shape)
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.weights.to(x) * self._image(x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.A(y)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return self._least_squares(self._image(y), damping(inf, y))
+
+    @property
+    def basis(self) -> str:
+        return "pixels"
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        s = self.weights.abs().flatten()
+        return s * counts(s)
+
+    def V(self, c: Tensor) -> Tensor:
+        return c.reshape(-1, *self.in_shape)
+
+    def V_adjoint(self, x: Tensor) -> Tensor:
+        return self._image(x).flatten(1)
+
+    def U(self, c: Tensor) -> Tensor:
+        return self._sign.to(c) * self.V(c)
+
+    def U_adjoint(self, y: Tensor) -> Tensor:
+        return self.V_adjoint(self._sign.to(y) * y)
+
+    @property
+    def _sign(self) -> Tensor:
+        return self.weights.sign() * counts(self.weights.abs())
+
+    def _least_squares(self, b: Tensor, damping: Tensor) -> Tensor:
+        w = self.weights.to(b)
+        return w.sign() * gain(w.abs(), damping) * b

@@ -25,12 +25,13 @@ LAYERS = (
     {"likelihood"},
     {"methods"},
     {"training"},
-    {"tasks", "restore"},
+    {"words", "masks", "noise", "specs", "plugins", "spec_files", "measurements", "tasks", "restore"},
     {"evaluation"},
     {"cli", "app"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = ("torch", "torchvision", "deepinv", "skimage", "lpips", "scipy")
+LIGHT = {"", "errors", "catalog", "images", "config", "cli", *LAYERS[6]} - {"restore"}
 OPERATORS_MAY_IMPORT = {*sys.stdlib_module_names, "torch", "invdiff"}
 
 
@@ -106,9 +107,7 @@ def test_methods_import_no_concrete_network(name: str) -> None:
     assert not [i for i in found if i.startswith(("invdiff.priors.nets", "invdiff.priors.network"))]
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in MODULES if layer(n) in ("", "errors", "catalog", "images", "tasks", "cli")]
-)
+@pytest.mark.parametrize("name", [n for n in MODULES if layer(n) in LIGHT])
 def test_a_light_module_imports_nothing_heavy_when_it_is_imported(name: str) -> None:
     code = f"import sys, {name}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -120,6 +119,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pictures, masks and files that are none."""
     path = tmp_path_factory.mktemp("inputs")
     Image.new("RGB", (32, 24), (90, 120, 30)).save(path / "photo.png")
+    Image.new("L", (32, 24), 128).save(path / "grey.png")
     Image.new("L", (32, 24), 0).save(path / "nothing_to_fill.png")
     Image.new("L", (32, 24), 255).save(path / "all_to_fill.png")
     Image.new("L", (16, 24), 255).save(path / "other_size.png")
@@ -190,6 +190,19 @@ def test_help_and_listings_answer_without_importing_torch(arguments: str, folder
         ("restore no_image.png --task denoise --noise 0.1", "no_image.png"),
         ("restore truncated.png --task denoise --noise 0.1", "truncated.png"),
         ("restore empty --task denoise --noise 0.1", "empty"),
+        ("restore photo.png", "give --task"),
+        ("restore photo.png --task sr --scale 2 --operator identity", "give one of them"),
+        ("restore photo.png --task demosaic", "expected a grey picture"),
+        ("restore photo.png --task dejpeg", "give --quality"),
+        ("restore photo.png --task dequantize", "--bits"),
+        ("restore photo.png --operator blr", "'blur'"),
+        ("restore photo.png --operator phase_retrieval", "no picture"),
+        ("restore photo.png --operator missing.yaml", "missing.yaml"),
+        ("restore photo.png --operator missing.py:My", "missing.py"),
+        ("restore photo.png --operator identity --noise poison:3", "'poisson'"),
+        ("restore photo.png --operator identity --shape 3x24", "3x256x256"),
+        ("degrade grey.png --operator [identity,demosaic]", "expected a colour picture"),
+        ("degrade photo.png --task outpaint --margin 12", "would leave"),
         ("train missing.yaml", "missing.yaml"),
     ],
 )

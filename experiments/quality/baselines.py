@@ -41,8 +41,8 @@ from invdiff.errors import RequestError, unknown
 from invdiff.evaluation import Lpips, baselines, paired, psnr, ssim
 from invdiff.evaluation.lpips import VARIABLE
 from invdiff.images import list_images, read_image, to_tensor
+from invdiff.masks import make_mask
 from invdiff.priors.network import resolve_device
-from invdiff.tasks import make_mask
 
 SIZE = 192
 SIGMA_25 = 25 / 255

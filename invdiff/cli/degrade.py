@@ -10,71 +10,107 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import RequestError
+from ..noise import NoiseSpec
+from ..specs import KernelSpec
+from ..words import by, dims, flag
 from . import files
 from .progress import Reporter
 from .restore import (
     AsJson,
     Border,
+    Chroma,
+    Gain,
     Kernel,
+    Margin,
     MaskKeep,
+    Noise,
+    OperatorName,
     Outcome,
     Overwrite,
+    Pattern,
+    Quality,
     Quiet,
     Scale,
     SrKernel,
     TaskName,
     answer,
     report_failure,
+    warn,
 )
 
 if TYPE_CHECKING:
-    from ..images import Array, Picture
-    from ..tasks import MaskFile, Options, Task
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..images import Picture
+    from ..tasks import Options, Task
 
 BITS = {8: ".png", 16: ".png", 32: ".npy"}
 
 
 def degrade_command(
     inputs: Annotated[list[Path], typer.Argument(metavar="IMAGE_OR_FOLDER...", show_default=False)],
-    task: TaskName,
+    task: TaskName = None,
+    operator: OperatorName = None,
     mask: Annotated[
-        str | None, typer.Option(help="A file, a folder, or random:0.8, box:64, scratch[:12], text[:0.08].")
+        str | None,
+        typer.Option(
+            help="A file, a folder, or random:0.8, box:64, scratch[:12], text[:0.08], stripes:4,16, lines:2, "
+            "border:32, strokes[:0.15]."
+        ),
     ] = None,
     mask_keep: MaskKeep = None,
+    margin: Margin = None,
     kernel: Kernel = None,
     border: Border = None,
     scale: Scale = None,
     sr_kernel: SrKernel = None,
-    noise: Annotated[str | None, typer.Option(help="Standard deviation to add, in image units.")] = None,
+    pattern: Pattern = None,
+    quality: Quality = None,
+    subsampling: Chroma = None,
+    gain: Gain = None,
+    noise: Noise = None,
     bits: Annotated[
-        int, typer.Option(help="8 or 16 (PNG, rounded and clipped), or 32 (.npy, as computed).")
-    ] = 8,
+        int | None,
+        typer.Option(
+            help="8 (default) or 16 (PNG, rounded and clipped), or 32 (.npy, as computed); dequantize: those to "
+            "round to."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Fixes the noise and made-up masks.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the measurements.")] = Path("degraded"),
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a measurement of a good picture: pixels lost, blurred, reduced or noisy.
+    """Make a measurement of a good picture: pixels lost, blurred, reduced, noisy, clipped, compressed, ...
 
-    Writes NAME.png, NAME_mask.png (white: to fill in) or NAME_kernel.npy, and NAME.json; prints the command
-    that restores it.
+    Writes NAME.png (NAME.npy for a measurement that is no picture), NAME_mask.png (white: to fill in),
+    NAME_kernel.npy or NAME_operator.yaml, and NAME.json; prints the command that restores it.
     """
     from ..tasks import Options
 
+    few = bits if task == "dequantize" else None
     request = Request(
         inputs=tuple(inputs),
         task=task,
+        operator=operator,
         options=Options(
             mask=mask,
             mask_keep=mask_keep,
+            margin=margin,
             kernel=kernel,
             border=border,
             scale=scale,
             sr_kernel=sr_kernel,
+            pattern=pattern,
+            quality=quality,
+            subsampling=subsampling,
+            gain=gain,
+            bits=few,
             noise=noise,
         ),
-        bits=bits,
+        bits=(8 if few is None or few <= 8 else 16) if bits is None or task == "dequantize" else bits,
         seed=seed,
         out=out,
         overwrite=overwrite,
@@ -87,8 +123,9 @@ class Request:
     """The command line, in types; see `degrade_command`."""
 
     inputs: tuple[Path, ...]
-    task: str
     options: Options
+    task: str | None = None
+    operator: str | None = None
     bits: int = 8
     seed: int = 0
     out: Path = Path("degraded")
@@ -131,7 +168,7 @@ def check(request: Request) -> Task:
         raise RequestError(
             "degrade for denoise needs --noise, the standard deviation to add (8-bit 25 is 0.098)"
         )
-    return tasks.check(request.task, options, making=True)
+    return tasks.check_request(request.task, request.operator, options, making=True, warn=warn)
 
 
 def plan(
@@ -142,13 +179,14 @@ def plan(
     from ..tasks import check_degradable
 
     jobs: list[tuple[Path, str]] = []
-    chosen = files.names(paths, lambda name: [name, f"{name}_mask", f"{name}_kernel"])
+    parts = ("", "_mask", "_kernel", "_operator")
+    chosen = files.names(paths, lambda name: [name + part for part in parts])
     for path, name in zip(paths, chosen, strict=True):
         try:
             picture = read_image(path)
             check_degradable(task, picture)
-            mask = mask_for(request, task, picture)
-            outputs = outputs_of(request, task, name)
+            mask = task.mask(picture, request.seed)
+            outputs = outputs_of(request, _for_picture(task, picture), name)
             files.check_apart([request.out / file for file in outputs.values()], [path])
         except RequestError as error:
             report_failure(error, path, outcome, reporter, alone=len(paths) == 1)
@@ -165,36 +203,34 @@ def plan(
     return jobs
 
 
-def mask_for(request: Request, task: Task, picture: Picture) -> MaskFile | None:
-    """The picture's mask, read or made up; None for a task without one."""
-    from ..tasks import MaskFile, make_mask
-
-    if task.masks is None or not task.masks.made:
-        return task.masks.read(picture) if task.masks else None
-    keep = make_mask(task.masks.made, picture.size, request.seed)
-    made = MaskFile(keep=keep, path=Path(task.masks.made), checksum="")
-    return task.masks.checked(made, picture.path, picture.size)
-
-
 def outputs_of(request: Request, task: Task, name: str) -> dict[str, str]:
-    """Role → file name in the output folder."""
-    found = {"measurement": name + BITS[request.bits]}
+    """Role → file name in the output folder. A measurement that is no picture is known by what it measures of one."""
+    from ..tasks import OPERATOR
+
+    pictorial = task.spec.pictorial(task.shape)
+    found = {"measurement": name + (BITS[request.bits] if pictorial else ".npy")}
     if task.masks:
         found["mask"] = f"{name}_mask.png"
-    if task.kernel:
+    if task.name == "deblur":
         found["kernel"] = f"{name}_kernel.npy"
+    if task.name == OPERATOR:
+        found["operator"] = f"{name}_operator.yaml"
     return {**found, "record": f"{name}.json"}
 
 
 def degrade_one(request: Request, task: Task, path: Path, name: str) -> dict[str, Any]:
     """Measure a picture, write its files, and return its record."""
+    import numpy as np
+
     from ..images import read_image, write_image, write_mask
-    from ..tasks import degrade
+    from ..tasks import degrade, spec_file
 
     picture = read_image(path)
-    mask = mask_for(request, task, picture)
+    task = _for_picture(task, picture)
+    mask = task.mask(picture, request.seed)
     measured, operator = degrade(task, picture, mask, request.seed)
     outputs = outputs_of(request, task, name)
+    pictorial = task.spec.pictorial(task.shape)
     asked = {"mask": request.options.mask, "bits": request.bits, "seed": request.seed}
     record = {
         "command": "degrade",
@@ -202,22 +238,43 @@ def degrade_one(request: Request, task: Task, path: Path, name: str) -> dict[str
         "inputs": {"picture": {"path": str(path), "sha256": picture.checksum}},
         "outputs": outputs,
         "operator": operator,
-        "size": {"picture": _by(picture.array), "measurement": _by(measured)},
-        "rounding": rounding(request.bits, measured),
+        "size": {"picture": by(picture.size), "measurement": _size(measured, pictorial)},
+        "rounding": rounding(request.bits if pictorial else 32, measured),
         "restore": shlex.join(restore_words(request, task, picture, outputs)),
         "versions": files.versions(),
     }
     with files.together(request.out, name) as folder:
-        write_image(folder / outputs["measurement"], measured, _held(picture, request.bits))
-        if mask:
+        if not pictorial:
+            np.save(folder / outputs["measurement"], measured)
+        elif request.bits == 32:
+            np.save(folder / outputs["measurement"], measured.transpose(1, 2, 0))
+        else:
+            held = replace(picture, bits=request.bits, palette=None, format="PNG")  # no longer of few colours
+            write_image(folder / outputs["measurement"], measured.transpose(1, 2, 0), held)
+        if mask and task.masks:
             write_mask(folder / outputs["mask"], mask.keep)
-        if task.kernel:
-            _write_kernel(folder / outputs["kernel"], task)
+        if isinstance(task.spec, KernelSpec) and "kernel" in outputs:
+            np.save(folder / outputs["kernel"], task.spec.tensor().numpy())
+        if "operator" in outputs:
+            write_yaml(folder / outputs["operator"], spec_file(task, picture))
         files.write_record(folder / outputs["record"], record)
     return record
 
 
-def rounding(bits: int, measured: Array) -> str:
+def _for_picture(task: Task, picture: Picture) -> Task:
+    """The task as it is for this picture: with --operator its shape is known now."""
+    from ..tasks import OPERATOR
+
+    return replace(task, shape=(picture.channels, *picture.size)) if task.name == OPERATOR else task
+
+
+def write_yaml(path: Path, document: dict[str, Any]) -> None:
+    import yaml
+
+    path.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None), encoding="utf-8")
+
+
+def rounding(bits: int, measured: NDArray[np.float32]) -> str:
     """What writing the file did to the numbers, in words."""
     if bits == 32:
         return "written as computed"
@@ -228,31 +285,32 @@ def rounding(bits: int, measured: Array) -> str:
 
 def restore_words(request: Request, task: Task, picture: Picture, outputs: dict[str, str]) -> list[str]:
     """The command line that restores the measurement."""
-    words = ["invdiff", "restore", str(request.out / outputs["measurement"]), "--task", task.name]
+    words = ["invdiff", "restore", str(request.out / outputs["measurement"])]
+    if "operator" in outputs:  # its file holds the noise too
+        words += ["--operator", str(request.out / outputs["operator"])]
+        return [*words, "--reference", str(picture.path)]
+    words += ["--task", task.name]
     if task.masks:
         words += ["--mask", str(request.out / outputs["mask"])]
-    if task.kernel:
+    if "kernel" in outputs:
         words += ["--kernel", str(request.out / outputs["kernel"])]
-        words += ["--border", task.border] if task.border != "valid" else []
-    if task.scale > 1:
-        words += ["--scale", str(task.scale)]
-        words += ["--sr-kernel", task.sr_kernel] if task.sr_kernel != "bicubic" else []
-    if isinstance(task.noise, float) and task.noise > 0:
+    defaults = {
+        "border": "valid",
+        "sr_kernel": "bicubic",
+        "pattern": "rggb",
+        "gain": 2.0,
+        "subsampling": "4:2:0",
+    }
+    told = ("border", "margin", "scale", "sr_kernel", "pattern", "quality", "subsampling", "gain", "bits")
+    for key in told:
+        if key in task.words and task.words[key] != defaults.get(key):
+            words += [flag(key), f"{task.words[key]}"]
+    if isinstance(task.noise, NoiseSpec):
+        words += ["--noise", str(task.noise)]
+    elif task.noise != "auto" and task.noise > 0:
         words += ["--noise", f"{task.noise:g}"]
     return [*words, "--reference", str(picture.path)]
 
 
-def _held(picture: Picture, bits: int) -> Picture:
-    """How the measurement is written: it is no longer made of a palette's colours, or of two tones."""
-    return replace(picture, bits=bits, palette=None, format="NPY" if bits == 32 else "PNG")
-
-
-def _write_kernel(path: Path, task: Task) -> None:
-    import numpy as np
-
-    if task.kernel:
-        np.save(path, task.kernel.tensor().numpy())
-
-
-def _by(array: Array) -> str:
-    return f"{array.shape[1]}×{array.shape[0]}"
+def _size(measured: NDArray[np.float32], pictorial: bool) -> str:
+    return by(measured.shape[1:]) if pictorial else dims(measured.shape)

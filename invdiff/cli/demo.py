@@ -161,7 +161,7 @@ def _operator(name: str, shape: tuple[int, int, int]) -> LinearOperator:
 
     from invdiff import operators
 
-    from ..tasks import make_mask
+    from ..masks import make_mask
 
     if name == "inpaint":
         return operators.Mask(torch.from_numpy(make_mask("random:0.8", shape[1:], SEED)))

@@ -5,17 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import plugins
 from ..catalog import METHODS, PRIORS, TASKS, MethodInfo, usable_methods
+from ..spec_files import usage
+from ..specs import SPECS
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
 def tasks_command(as_json: Json = False) -> None:
-    """List the tasks, what each needs, and the methods that can do it."""
+    """List the tasks, what each needs, and the methods that can do it; and the operators --operator takes."""
     methods = {t.name: usable_methods(t.abilities, 0.0) for t in TASKS.values()}
     noisy = {t.name: usable_methods(t.abilities, 1.0) for t in TASKS.values()}
     if as_json:
@@ -37,6 +43,26 @@ def tasks_command(as_json: Json = False) -> None:
         names = (m if m in noisy[task.name] else f"{m} (without noise)" for m in methods[task.name])
         rows.append((task.name, options, task.summary, ", ".join(names)))
     print_table(("task", "needs", "what it does", "methods"), rows)
+    print(
+        "Operators for --operator, in a file or in quotes; keys without a value belong to one kind of it:\n"
+    )
+    for name in SPECS:
+        print(f"  {usage(name)}")
+    for name, point in sorted(plugins.offered().items()):
+        print(f"  {{{name}: {{...}}}} of the package {package_of(point)}")
+    print(
+        "  [OPERATOR, OPERATOR, ...] one after the other, as light meets them; {scale: 2.0} among them: a multiple"
+    )
+    print("  {stack: [OPERATOR, ...]} several measurements of one picture")
+    print("  my_op.py:MyOp or {my_op.py:MyOp: {...}} a class or function of (C, H, W) in a file of yours")
+
+
+def package_of(point: EntryPoint) -> str:
+    """The installed package that offers an operator."""
+    try:
+        return str(point.dist.name) if point.dist else "?"
+    except Exception:  # another package's files, of which anything may be wrong
+        return "?"
 
 
 def methods_command(as_json: Json = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, NoReturn
 
@@ -61,6 +62,7 @@ for name, command in COMMANDS.items():
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 something failed on the way, 2 a wrong request, 130 Ctrl-C."""
+    warnings.formatwarning = _one_line
     sys.exit(run(sys.argv[1:]))
 
 
@@ -79,6 +81,10 @@ def run(arguments: list[str]) -> int:
         return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped", INTERRUPTED)
+
+
+def _one_line(message: Warning | str, *rest: object, **others: object) -> str:
+    return f"invdiff: warning: {' '.join(str(message).split())}\n"
 
 
 def _fail(message: str, code: int) -> int:

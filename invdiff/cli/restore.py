@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +25,44 @@ from .progress import Reporter, duration
 if TYPE_CHECKING:
     from torch import device as Device
 
-    from ..images import Array, Picture
+    from ..images import Array
+    from ..measurements import Measurement, Problem
     from ..priors import Prior
-    from ..tasks import Measurement, Options, Task
+    from ..tasks import Options, Task
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-TaskName = Annotated[str, typer.Option("--task", help="inpaint, deblur, sr or denoise; see invdiff tasks.")]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="inpaint, deblur, sr, denoise, ...; see invdiff tasks.")
+]
+OperatorName = Annotated[
+    str | None,
+    typer.Option(
+        "--operator", help="Instead of a task: FILE.yaml, '{blur: {...}}', my_op.py:MyOp; see invdiff tasks."
+    ),
+]
+PictureShape = Annotated[
+    str | None, typer.Option("--shape", help="With --operator: the picture's, as 3x256x256.")
+]
+Margin = Annotated[int | None, typer.Option(help="outpaint: pixels to add on each side.")]
+Pattern = Annotated[str | None, typer.Option(help="demosaic: rggb, bggr, grbg or gbrg.")]
+Quality = Annotated[
+    int | None, typer.Option(help="dejpeg: 1 to 100; by default what the JPEG file itself says.")
+]
+Chroma = Annotated[str | None, typer.Option("--subsampling", help="dejpeg: 4:4:4, 4:2:2 or 4:2:0.")]
+Gain = Annotated[float | None, typer.Option(help="hdr: how far it was overexposed.")]
+Noise = Annotated[
+    str | None,
+    typer.Option(
+        help="Standard deviation in image units (8-bit 25 is 0.098), auto, poisson:PEAK, "
+        "poisson-gaussian:PEAK,SIGMA, salt-pepper:AMOUNT, laplace:SCALE or quantised:BITS."
+    ),
+]
 Kernel = Annotated[
     str | None,
-    typer.Option(help="gaussian:STD, disk:RADIUS, motion:LENGTH,ANGLE, or a file (.png .npy .mat[:N])."),
+    typer.Option(
+        help="gaussian:STD, disk:RADIUS, motion:LENGTH,ANGLE, random:SEED, or a file (.png .npy .mat[:N])."
+    ),
 ]
 Border = Annotated[
     str | None, typer.Option(help="valid (a real photograph), circular, reflect, replicate or zero.")
@@ -52,19 +81,25 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and er
 
 def restore_command(
     inputs: Annotated[list[Path], typer.Argument(metavar="IMAGE_OR_FOLDER...", show_default=False)],
-    task: TaskName,
+    task: TaskName = None,
+    operator: OperatorName = None,
     mask: Annotated[
         str | None,
         typer.Option(help="White: fill in. A file for all, a folder of NAME or NAME_mask, or alpha."),
     ] = None,
     mask_keep: MaskKeep = None,
+    margin: Margin = None,
     kernel: Kernel = None,
     border: Border = None,
     scale: Scale = None,
     sr_kernel: SrKernel = None,
-    noise: Annotated[
-        str | None, typer.Option(help="Standard deviation in image units (8-bit 25 is 0.098), or auto.")
-    ] = None,
+    pattern: Pattern = None,
+    quality: Quality = None,
+    subsampling: Chroma = None,
+    gain: Gain = None,
+    bits: Annotated[int | None, typer.Option(help="dequantize: to which the picture was rounded.")] = None,
+    shape: PictureShape = None,
+    noise: Noise = None,
     prior: Annotated[
         str, typer.Option(help="A name (see invdiff priors) or a .safetensors file.")
     ] = "natural",
@@ -91,7 +126,7 @@ def restore_command(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Restore pictures: fill in, deblur, enlarge or denoise, by sampling what the measurement leaves open.
+    """Restore pictures by sampling what the measurement leaves open: fill in, deblur, enlarge, denoise, colour, ...
 
     Writes NAME.png (the sample, or the mean of several; in the input's own format if that is lossless),
     NAME_panel.png to look at, NAME.json to know how; with --samples also each sample and NAME_std.png.
@@ -101,13 +136,21 @@ def restore_command(
     request = Request(
         inputs=tuple(inputs),
         task=task,
+        operator=operator,
         options=Options(
             mask=mask,
             mask_keep=mask_keep,
+            margin=margin,
             kernel=kernel,
             border=border,
             scale=scale,
             sr_kernel=sr_kernel,
+            pattern=pattern,
+            quality=quality,
+            subsampling=subsampling,
+            gain=gain,
+            bits=bits,
+            shape=shape,
             noise=noise,
         ),
         prior=prior,
@@ -131,8 +174,9 @@ class Request:
     """The command line, in types; see `restore_command`."""
 
     inputs: tuple[Path, ...]
-    task: str
     options: Options
+    task: str | None = None
+    operator: str | None = None
     prior: str = "natural"
     method: str = AUTO
     settings: dict[str, Any] = field(default_factory=dict)
@@ -239,7 +283,15 @@ def check(request: Request) -> tuple[Task, dict[str, str]]:
     if request.reference is not None and not request.reference.exists():
         raise RequestError(f"--reference {request.reference}: no such file or folder")
     prior = check_prior(request.prior)
-    return tasks.check(request.task, request.options, method=request.method), prior
+    task = tasks.check_request(
+        request.task, request.operator, request.options, method=request.method, warn=warn
+    )
+    return task, prior
+
+
+def warn(text: str) -> None:
+    """Say it on standard error, whatever is to be quiet."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def check_prior(name: str) -> dict[str, str]:
@@ -339,23 +391,23 @@ def plan(
 
 def _job(request: Request, task: Task, prior: dict[str, str], path: Path, name: str) -> Job:
     from ..images import read_image
-    from ..tasks import align_reference
+    from ..measurements import align_reference
 
-    picture = read_image(path)
-    measured = task.measurement(picture, request.method)
-    inputs = {"picture": {"path": str(path), "sha256": picture.checksum}}
-    if measured.mask:
+    source = task.read(path)
+    measured = task.measurement(source, request.method)
+    inputs = {"picture": {"path": str(path), "sha256": source.checksum}}
+    if measured.mask and task.masks:
         inputs["mask"] = {"path": str(measured.mask.path), "sha256": measured.mask.checksum}
     if request.reference:
         truth = read_image(reference_for(request.reference, path))
-        size = _result_size(task, picture)
-        if align_reference(truth.array, size, task) is None:
+        size = measured.size
+        if align_reference(truth.array, size, measured.spec) is None:
             raise RequestError(
                 f"{truth.path}: the reference is {truth.size[1]}×{truth.size[0]}, "
                 f"expected the size of the result, {size[1]}×{size[0]}"
             )
         inputs["reference"] = {"path": str(truth.path), "sha256": truth.checksum}
-    outputs = result_files(name, request.samples, picture.suffix)
+    outputs = result_files(name, request.samples, measured.like.suffix)
     files.check_apart(
         (request.out / file for file in outputs.values()), (Path(entry["path"]) for entry in inputs.values())
     )
@@ -369,14 +421,13 @@ def _job(request: Request, task: Task, prior: dict[str, str], path: Path, name: 
         "seed": request.seed,
         "settings": request.settings,
     }
-    size = task.unknown_size(picture.size)
     return Job(
         path=path,
         name=name,
         outputs=outputs,
         inputs={**inputs, "prior": prior},
         identity=identity,
-        pixels=size[0] * size[1],
+        pixels=measured.shape[1] * measured.shape[2],
         notes=measured.notes,
     )
 
@@ -475,14 +526,15 @@ def restore_all(
 
 def check_settings(request: Request, task: Task, job: Job) -> None:
     """RequestError for a setting that the method does not have, before any weight is loaded."""
-    from ..images import read_image
     from ..restore import choose_method
+    from ..restore import measured as checked
 
-    problem = task.measurement(read_image(job.path), request.method).problem(None)
+    problem = task.measurement(task.read(job.path), request.method).problem(None)
+    white = checked(problem.y, problem.operator, problem.sigma_y, problem.noise).white()
     choose_method(
-        problem.operator,
+        white.operator,
         request.method,
-        problem.sigma_y,
+        white.sigma_y,
         samples=request.samples,
         steps=request.steps,
         options=request.settings,
@@ -493,10 +545,9 @@ def restore_one(
     request: Request, task: Task, job: Job, prior: Prior, device: Device, reporter: Reporter
 ) -> dict[str, Any]:
     """Restore a picture, write its files, and return its record."""
-    from ..images import read_image
     from ..restore import restore
 
-    measured = task.measurement(read_image(job.path), request.method)
+    measured = task.measurement(task.read(job.path), request.method)
     problem = measured.problem(prior.card.channels)
     result = restore(
         problem.y,
@@ -504,6 +555,7 @@ def restore_one(
         prior,
         method=request.method,
         sigma_y=problem.sigma_y,
+        noise=problem.noise,
         steps=request.steps,
         samples=request.samples,
         seed=request.seed,
@@ -514,14 +566,14 @@ def restore_one(
         profile=request.profile,
     )
     pictures = problem.pictures(result.samples)
-    truth = _truth(task, job, pictures)
+    truth = _truth(measured, job, pictures)
     record = {
         "command": "restore",
         "request": job.identity,
         "inputs": job.inputs,
         "outputs": job.outputs,
         "operator": problem.operator.describe(),
-        "sigma_y": measured.sigma_y,
+        "sigma_y": None if measured.noise else measured.sigma_y,
         "method": result.method,
         "reason": result.reason,
         "config": result.config,
@@ -535,22 +587,23 @@ def restore_one(
         "scores": scores(pictures, truth) if truth is not None else None,
     }
     with files.together(request.out, job.name) as folder:
-        write_results(folder, job, measured, pictures, truth)
+        write_results(folder, job, measured, problem, pictures, truth)
         files.write_record(folder / job.outputs["record"], record)
     return record
 
 
 def write_results(
-    folder: Path, job: Job, measured: Measurement, pictures: Array, truth: Array | None
+    folder: Path, job: Job, measured: Measurement, problem: Problem, pictures: Array, truth: Array | None
 ) -> None:
     """All files but the record. pictures: the samples, (S, H, W, C)."""
     from ..images import STD_WHITE, Tile, panel, write_image, write_std
 
-    like, mean = measured.picture, pictures.mean(axis=0)
+    like, mean = measured.like, pictures.mean(axis=0)
     write_image(folder / job.outputs["restored"], mean, like)
-    seen = like.array * measured.mask.keep[:, :, None] if measured.mask else like.array
     title = f"mean of {len(pictures)}" if len(pictures) > 1 else "restored"
-    tiles = [Tile(caption="measured", array=seen), Tile(caption=title, array=mean)]
+    seen = measured.seen() or problem.seen()
+    tiles = [Tile(caption=seen[0], array=seen[1])] if seen else []
+    tiles.append(Tile(caption=title, array=mean))
     if len(pictures) > 1:
         for k, sample in enumerate(pictures):
             write_image(folder / job.outputs[f"sample{k + 1}"], sample, like)
@@ -595,21 +648,17 @@ def scores(pictures: Array, truth: Array) -> dict[str, Any]:
     return {**found, "samples": [score(one) for one in pictures]} if len(pictures) > 1 else found
 
 
-def _truth(task: Task, job: Job, pictures: Array) -> Array | None:
+def _truth(measured: Measurement, job: Job, pictures: Array) -> Array | None:
     """The reference, cut to the result; in grey where the result is."""
     if "reference" not in job.inputs:
         return None
     from ..images import read_image
-    from ..tasks import align_reference
+    from ..measurements import align_reference
 
     truth = read_image(job.inputs["reference"]["path"]).array
     if truth.shape[2] > pictures.shape[3]:
         truth = truth.mean(axis=2, keepdims=True)
-    return align_reference(truth, pictures.shape[1:3], task)
-
-
-def _result_size(task: Task, picture: Picture) -> tuple[int, int]:
-    return picture.size[0] * task.scale, picture.size[1] * task.scale
+    return align_reference(truth, pictures.shape[1:3], measured.spec)
 
 
 # ------------------------------------------------------------------------------------------------------ words

@@ -43,6 +43,8 @@ class Method(ABC):
     """
 
     info: ClassVar[MethodInfo]
+    any_noise: ClassVar[bool] = False
+    """Whether it asks the measurement for a distance alone, which knows every noise; others want a white one."""
 
     steps: int = 30
     """Noise levels."""

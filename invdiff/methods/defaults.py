@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from invdiff.operators import Blur, Downsample, Identity, Mask, Operator
+from invdiff.operators import JPEG, Blur, Clip, Downsample, Identity, Mask, Operator, Quantize
 
 AUTO = "mmps"
-"""The method for every linear operator; pure denoising is `ancestral`, a nonlinear operator `dps`."""
+"""The method for every linear operator; denoising is `ancestral`; not linear: `diffpir` if it has a prox, or `dps`."""
+
+KINDS: dict[str, type[Operator]] = {
+    "identity": Identity,
+    "mask": Mask,
+    "blur": Blur,
+    "downsample": Downsample,
+    "clip": Clip,
+    "quantize": Quantize,
+    "jpeg": JPEG,
+}
 
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "mmps": {"blur": {"iterations": 3}},
@@ -21,6 +31,9 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "mask": {"zeta": 1.0, "steps": 50},
         "blur": {"zeta": 1.0, "steps": 20},
         "downsample": {"zeta": 0.5, "steps": 50},
+        "clip": {"zeta": 1.0, "sigma_max": 1.0},
+        "quantize": {"zeta": 1.0},
+        "jpeg": {"zeta": 1.0, "sigma_max": 1.0},
     },
     "ddnm": {
         "mask": {"steps": 50, "sigma_max": 1.0},
@@ -37,8 +50,5 @@ def defaults(method: str, operator: Operator) -> dict[str, Any]:
 
 
 def kind(operator: Operator) -> str:
-    """mask, blur, downsample, identity, or other."""
-    for name, cls in {"identity": Identity, "mask": Mask, "blur": Blur, "downsample": Downsample}.items():
-        if isinstance(operator, cls):
-            return name
-    return "other"
+    """A key of KINDS, or other."""
+    return next((name for name, cls in KINDS.items() if isinstance(operator, cls)), "other")

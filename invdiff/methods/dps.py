@@ -17,12 +17,15 @@ from invdiff.methods.kernel import move
 class DPS(Method):
     """An unconditional step, then x_s −= (ζ/2)·√((1+4s²)(1+4σ²))·∇ₓ‖y − A(D(x, σ))‖, a norm for each sample.
 
+    Under a noise that is not white Gaussian, `Measurement.distance` takes the norm's place.
+
     ζ is the released code's, which works on [-1, 1] in variance-preserving coordinates; the root carries it to
     ours. It does not transfer across step counts: the published .3 to 1 belong to 1000 steps, and a step of ours
     takes ζ·1000/steps, so that the guidance along the whole way stays the same.
     """
 
     info: ClassVar[MethodInfo] = METHODS["dps"]
+    any_noise: ClassVar[bool] = True
 
     steps: int = 100
     zeta: float = 0.3
@@ -39,7 +42,7 @@ class DPS(Method):
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             x0 = self.clipped(self.estimate(problem, leaf, sigma))
-            distance = problem.measurement.residual(x0).flatten(1).norm(dim=1)
+            distance = problem.measurement.distance(x0)
             (gradient,) = torch.autograd.grad(distance.sum(), leaf)
         size = self.zeta * 1000 / self.steps / 2 * ((1 + 4 * s**2) * (1 + 4 * sigma**2)) ** 0.5
         return move(x, x0.detach(), sigma, s, self.fresh(sigma, s), noise()) - size * gradient

@@ -11,6 +11,7 @@ import pytest
 from invdiff.catalog import METHODS, PRIORS, TASKS
 from invdiff.cli import main as cli
 from invdiff.errors import InvdiffError, RequestError
+from invdiff.specs import SPECS
 
 
 @pytest.mark.parametrize(("listing", "entries"), [("tasks", TASKS), ("methods", METHODS), ("priors", PRIORS)])
@@ -30,6 +31,20 @@ def test_a_listing_as_a_table_names_every_entry(
     assert cli.run([listing]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in entries)
+
+
+def test_the_tasks_are_followed_by_the_operators_and_those_of_other_packages(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "third_party-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[invdiff.operators]\nbroken = nowhere_to_be_found:Thing\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cli.run(["tasks"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {{{name}: {{" in out for name in SPECS)
+    assert "{broken: {...}} of the package third-party" in out
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,6 +96,33 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "output is a file": (("photo.png", *INPAINT, "--out", "notes.txt"), "expected a folder"),
     "output unwritable": (("photo.png", *INPAINT, "--out", "/proc/nothing"), "cannot write there"),
     "output is the input": (("photo.png", *INPAINT, "--out", "."), "would replace its own input"),
+    "neither task nor operator": (("photo.png",), "give --task (inpaint, outpaint, deblur"),
+    "task and operator": (("photo.png", *INPAINT, "--operator", "clip"), "give one of them"),
+    "unknown operator": (("photo.png", "--operator", "{clp: {}}"), "Did you mean 'clip'?"),
+    "unknown key": (
+        ("photo.png", "--operator", "bad.yaml"),
+        "bad.yaml: clip: unknown key gian. Did you mean 'gain'?",
+    ),
+    "operator file not there": (
+        ("photo.png", "--operator", "x.py:MyOp"),
+        "--operator x.py:MyOp: no such file",
+    ),
+    "picture for numbers": (
+        ("photo.png", "--operator", "phase_retrieval"),
+        "what this operator measures is no picture",
+    ),
+    "numbers without a shape": (("y.npy", "--operator", "phase_retrieval"), "--shape 3x256x256"),
+    "numbers of another shape": (
+        ("y.npy", "--operator", "phase_retrieval", "--shape", "3x8x8"),
+        "has shape 3x4, expected 3x16x16",
+    ),
+    "NaN in numbers": (
+        ("nan.npy", "--operator", "phase_retrieval", "--shape", "3x8x8"),
+        "expected finite numbers",
+    ),
+    "no mosaic": (("photo.png", "--task", "demosaic"), "photo.png: expected a grey picture"),
+    "not a JPEG file": (("photo.png", "--task", "dejpeg"), "give --quality"),
+    "unknown noise": (("photo.png", *INPAINT, "--noise", "poison:5"), "Did you mean 'poisson'?"),
     "reference missing": (("photo.png", *INPAINT, "--reference", "x.png"), "--reference x.png: no such file"),
     "reference of another size": (
         ("photo.png", *INPAINT, "--reference", "dot2.png"),
@@ -116,6 +143,8 @@ def wrong_files(folder: Path, tiny_prior: str) -> None:
     Path("album").mkdir()
     shutil.copy("photo.png", "album/photo.png")
     Path("short.safetensors").write_bytes(Path(tiny_prior).read_bytes()[:-100])
+    Path("bad.yaml").write_text("operator: {clip: {gian: 2}}")
+    np.save("y.npy", np.zeros((3, 4)))
     Path("notes.txt").write_text("these are notes, not pixels")
     Path("zero.png").touch()
     Path("half.png").write_bytes(Path("photo.png").read_bytes()[:900])
@@ -231,6 +260,62 @@ def test_a_restoration_is_what_the_api_gives(run: Run, tiny_prior: str) -> None:
     result = restore(problem.y, problem.operator, tiny_prior, steps=2, seed=5)
     expected = np.rint(problem.pictures(result.samples)[0].clip(0, 1) * 255)
     assert np.array_equal(pixels("restored/photo.png"), expected)
+
+
+def test_an_operator_in_words_is_recorded_and_recognised(run: Run) -> None:
+    asked = ("photo.png", "--operator", "{clip: {gain: 3}}")
+    assert run(*asked)[0] == 0
+    found = record("photo")
+    assert found["request"]["operator"] == {"clip": {"gain": 3.0}}
+    assert found["operator"] == "Clip(gain 3, 3x28x32)"
+    assert "done before" in run(*asked)[2]
+    changed = run("photo.png", "--operator", "{clip: {gain: 2.5}}")[2]
+    assert "kept the result made with operator" in changed
+
+
+def test_code_of_the_users_is_run_after_a_warning_and_its_errors_are_one_line(run: Run) -> None:
+    Path("own.py").write_text(
+        "from invdiff.operators import Identity\n"
+        "def same(shape):\n    return Identity(shape)\n"
+        "def breaks(shape):\n    return 1 / 0\n"
+    )
+    code, out, err = run("photo.png", "--operator", "own.py:same", "--noise", "0.1", "--quiet")
+    assert (code, out) == (0, "restored/photo.png\n"), err
+    assert err == "warning: --operator own.py:same runs the code in that file\n"
+    code, _, err = run("photo.png", "--operator", "own.py:breaks")
+    assert code == 2
+    assert err.splitlines()[1:] == [
+        "invdiff: photo.png: own.py:5: ZeroDivisionError for a picture 3x28x32: division by zero"
+    ]
+
+
+def test_a_jpeg_file_is_restored_as_it_was_compressed_and_becomes_a_png(run: Run) -> None:
+    Image.open("photo.png").save("photo.jpg", quality=20)
+    code, out, err = run("photo.jpg", "--task", "dejpeg")
+    assert (code, out) == (0, "restored/photo.png\n"), err
+    assert "tables of a file, 4:2:0" in record("photo")["operator"]
+
+
+def test_colours_come_out_of_a_grey_picture_whatever_its_file_could_hold(run: Run) -> None:
+    for mode in ("1", "L", "LA", "P"):
+        grey = Image.open("photo.png").convert("L")
+        (grey.quantize(9) if mode == "P" else grey.convert(mode)).save("grey.png")
+        assert run("grey.png", "--task", "colorize", "--overwrite")[0] == 0
+        with Image.open("restored/grey.png") as after:
+            assert after.mode == ("RGBA" if mode == "LA" else "RGB")
+
+
+def test_tones_are_not_put_back_into_a_file_of_few(run: Run) -> None:
+    Image.open("photo.png").convert("1").save("few.png")
+    assert run("few.png", "--task", "dequantize", "--bits", "1")[0] == 0
+    assert len(np.unique(pixels("restored/few.png"))) > 5
+
+
+def test_noise_of_another_kind_is_recorded(run: Run) -> None:
+    assert run("photo.png", *INPAINT, "--noise", "poisson:50")[0] == 0
+    found = record("photo")
+    assert found["request"]["noise"] == "poisson:50"
+    assert "Poisson" in found["config"]["noise"]
 
 
 def test_noise_is_estimated_and_recorded(run: Run) -> None:

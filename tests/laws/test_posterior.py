@@ -1,11 +1,8 @@
-"""Law 2: every method against the exact Gaussian posterior, its moments propagated exactly (tests/laws/moments.py)."""
+"""Law 2: every method against the exact Gaussian posterior, its moments propagated exactly (support/moments.py)."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import moments
 import pytest
 import torch
 from torch import Tensor
@@ -15,12 +12,6 @@ from invdiff import operators
 from invdiff.methods import DDNM, DPS, METHODS, MMPS, Ancestral, DiffPIR, Method, PiGDM, RePaint
 from invdiff.operators import Operator
 from invdiff.priors.analytic import GaussianPrior
-
-spec = importlib.util.spec_from_file_location("moments", Path(__file__).with_name("moments.py"))
-assert spec is not None
-assert spec.loader is not None
-moments = sys.modules["moments"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(moments)
 
 N = 5
 SHAPE = (1, N, N)

@@ -68,3 +68,63 @@ def test_a_size_that_is_not_positive_is_refused(make: Callable[[float], Tensor],
 def test_a_gaussian_of_even_size_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="expected an odd number of pixels"):
         kernels.gaussian(1.0, size)
+
+
+@pytest.mark.parametrize("intensity", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("size", [1, 3, 15, 61])
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_a_random_motion_is_a_centred_kernel_of_its_size(size: int, intensity: float, seed: int) -> None:
+    kernel = kernels.random_motion(size, intensity, seed)
+    assert kernel.shape == (size, size)
+    assert kernel.dtype == torch.float64
+    assert (kernel >= 0).all()
+    assert abs(kernel.sum() - 1) < 1e-14
+    place = torch.arange(size) - size // 2
+    for axis in (0, 1):
+        assert abs((kernel.sum(axis) * place).sum()) < 1e-12
+
+
+def test_a_random_motion_follows_from_its_seed_and_from_nothing_else() -> None:
+    first = kernels.random_motion(seed=0)
+    torch.manual_seed(5)
+    assert torch.equal(first, kernels.random_motion(seed=0))
+    different = [kernels.random_motion(seed=seed) for seed in range(4)]
+    assert all(not torch.allclose(a, b) for i, a in enumerate(different) for b in different[:i])
+    # worked out once: another machine must get the same path
+    rows, columns = first.sum(1), first.sum(0)
+    assert first.flatten().topk(3).indices.tolist() == [1563, 1623, 746]
+    assert rows.nonzero().flatten()[[0, -1]].tolist() == [11, 44]
+    assert columns.nonzero().flatten()[[0, -1]].tolist() == [10, 53]
+
+
+def test_intensity_bends_a_line_into_a_scribble() -> None:
+    """A straight line has one direction; how much a path has beside it grows with the intensity."""
+
+    def bent(intensity: float) -> float:
+        places = torch.arange(61.0, dtype=torch.float64) - 30
+        ratios = []
+        for seed in range(8):
+            kernel = kernels.random_motion(61, intensity, seed)
+            y, x = places[:, None].expand(61, 61), places.expand(61, 61)
+            spread = torch.stack([(kernel * a * b).sum() for a in (y, x) for b in (y, x)]).view(2, 2)
+            least, most = torch.linalg.eigvalsh(spread).tolist()
+            ratios.append(least / most)
+        return sum(ratios) / len(ratios)
+
+    assert bent(0.0) < 0.01 < bent(0.1) < bent(0.5) < bent(1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((60,), "size: expected an odd number of pixels, got 60"),
+        ((0,), "size: expected an odd number of pixels, got 0"),
+        ((61, 1.5), r"intensity: expected a number from 0 \(straight\) to 1 \(shaky\), got 1.5"),
+        ((61, float("nan")), "intensity: .* got nan"),
+        ((61, 0.5, -1), "seed: expected a whole number from 0 up, got -1"),
+        ((61, 0.5, 0.5), "seed: .* got 0.5"),
+    ],
+)
+def test_a_random_motion_that_cannot_be_is_refused(arguments: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kernels.random_motion(*arguments)

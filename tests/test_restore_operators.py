@@ -1,0 +1,191 @@
+"""`invdiff.restore` over every operator and noise model: each is restored from, exactly where exactness is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import examples
+import examples_blur
+import examples_nonlinear
+import examples_sampling
+import pytest
+import torch
+from examples import random
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import invdiff
+from invdiff import operators
+from invdiff.errors import RequestError
+from invdiff.methods import METHODS
+from invdiff.operators import OPERATORS, LinearOperator, Noise
+from invdiff.priors.analytic import GaussianPrior
+from invdiff.restore import abilities
+
+EXAMPLES: dict[str, Any] = {
+    **examples.EXAMPLES,
+    **examples.COMBINATIONS,
+    **examples_blur.EXAMPLES,
+    **examples_nonlinear.EXAMPLES,
+    **examples_sampling.EXAMPLES,
+}
+SHAPE = (3, 8, 6)
+PRIOR = GaussianPrior.white(0.5, 0.25)
+
+
+def picture(batch: int = 1, seed: int = 1) -> Tensor:
+    return (0.5 + 0.2 * random(batch, *SHAPE, seed=seed)).clamp(0.05, 0.95)
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, *examples.COMBINATIONS])
+@settings(
+    max_examples=5, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+@given(data=st.data())
+def test_every_method_that_may_treats_every_operator_and_stays_finite(name: str, data: st.DataObject) -> None:
+    op = data.draw(st.composite(EXAMPLES[name])())
+    y = op.A(0.5 + 0.2 * random(1, *op.in_shape))
+    for method in ("auto", *METHODS):
+        for sigma_y in (0.0, 0.05):
+            if method == "auto" or METHODS[method].info.accepts(abilities(op), sigma_y):
+                if method == "ancestral" and sigma_y == 0:
+                    continue
+                result = invdiff.restore(y, op, PRIOR, method=method, sigma_y=sigma_y, steps=2)
+                assert result.samples.isfinite().all(), (method, sigma_y)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        operators.GaussianNoise(0.05 + 0.1 * random(*SHAPE).abs()),
+        operators.PoissonNoise(40.0),
+        operators.PoissonGaussianNoise(40.0, 0.05),
+        operators.LaplaceNoise(0.05),
+        operators.SaltAndPepperNoise(0.3),
+        operators.QuantisationNoise(3),
+        operators.ColouredNoise(operators.Blur(operators.kernels.disk(1), SHAPE), 0.1 + random(144).abs()),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("method", ["auto", "dps", "mmps", "diffpir"])
+@pytest.mark.parametrize("linear", ["mask", "blur"])
+@pytest.mark.filterwarnings("ignore:.*conjugate gradients stopped")  # weights that differ a hundredfold
+def test_every_noise_is_treated_and_named_in_the_record(noise: Noise, method: str, linear: str) -> None:
+    op = (
+        operators.Mask(random(8, 6) > 0)
+        if linear == "mask"
+        else operators.Blur(operators.kernels.disk(1), SHAPE)
+    )
+    y = noise.sample(op.A(picture(2)), torch.Generator().manual_seed(0))
+    result = invdiff.restore(y, op, PRIOR, method=method, noise=noise, steps=20)
+    assert result.samples.isfinite().all()
+    assert result.config["noise"] == noise.describe()
+
+
+@pytest.mark.parametrize("peak", [20.0, 200.0])
+def test_less_light_leaves_more_doubt(peak: float) -> None:
+    """White prior, y = x + noise: the posterior variance at each pixel is that of a Gaussian with Poisson's own."""
+    op, noise = operators.Identity(SHAPE), operators.PoissonNoise(peak)
+    y = noise.sample(picture(), torch.Generator().manual_seed(0))
+    found = invdiff.restore(y, op, PRIOR, noise=noise, method="mmps", steps=500, samples=200, batch=200)
+    variance = (y.clamp(min=1 / peak) / peak).clamp(min=1e-6)
+    exact = 1 / (1 / 0.25**2 + 1 / variance)
+    mean = 0.5 + exact / variance * (y - 0.5)
+    assert ((found.mean - mean) / (exact / 200).sqrt()).abs().mean() < 1.2
+    assert (found.std.square() / exact).mean().item() == pytest.approx(1.0, abs=0.08)
+
+
+def test_salt_and_pepper_leave_what_they_spared_bit_for_bit() -> None:
+    x, op, noise = picture(), operators.Identity(SHAPE), operators.SaltAndPepperNoise(0.4)
+    y = noise.sample(x, torch.Generator().manual_seed(0))
+    spared = (y > 0) & (y < 1)
+    result = invdiff.restore(y, op, PRIOR, noise=noise, steps=10)
+    assert (result.samples[0][spared] - y[spared]).abs().max() < 1e-3
+    assert (result.samples[0][~spared] - y[~spared]).abs().min() > 1e-3
+
+
+def test_each_picture_of_a_batch_with_its_own_operator_is_its_solo_run() -> None:
+    parts = [
+        operators.Blur(operators.kernels.motion(3, 20), SHAPE),
+        operators.Blur(operators.kernels.disk(1.5), SHAPE, "reflect"),
+    ]
+    own, x = operators.per_image(parts), picture(2)
+    y = own.A(x)
+    together = invdiff.restore(y, own, PRIOR, sigma_y=0.02, steps=6, samples=2, batch=3, seed=3)
+    for i, part in enumerate(parts):
+        alone = invdiff.restore(
+            y[i : i + 1], part, PRIOR, sigma_y=0.02, method="mmps", steps=6, samples=2, seed=3,
+            options={"iterations": together.config["iterations"]},
+        )  # fmt: skip
+        assert torch.allclose(together.samples[:, i], alone.samples[:, 0], atol=1e-10)
+
+
+def test_sigma_y_auto_is_estimated_from_the_measurement() -> None:
+    smooth = torch.linspace(0.2, 0.8, 64, dtype=torch.float64).expand(1, 3, 64, 64)
+    y = smooth + 0.1 * random(1, 3, 64, 64)
+    result = invdiff.restore(y, operators.Identity((3, 64, 64)), PRIOR, sigma_y="auto")
+    assert result.config["sigma_y"] == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("op", "method"),
+    [
+        (operators.Clip(SHAPE), "diffpir"),
+        (operators.Quantize(SHAPE, 3), "ancestral"),
+        (operators.JPEG(SHAPE, 30), "diffpir"),
+        (operators.PhaseRetrieval(SHAPE), "dps"),
+        (operators.Grayscale(SHAPE), "mmps"),
+        (operators.Clip(SHAPE) @ operators.Blur(operators.kernels.disk(1), SHAPE), "dps"),
+        (operators.CompressedSensing(SHAPE, 0.5, "dct"), "mmps"),
+    ],
+    ids=repr,
+)
+def test_auto_picks_what_the_operator_allows(op: operators.Operator, method: str) -> None:
+    assert invdiff.restore(op.A(picture()), op, PRIOR, steps=2).method == method
+
+
+@pytest.mark.parametrize("method", ["auto", "dps", "diffpir"])
+@pytest.mark.parametrize("op", [operators.Clip(SHAPE), operators.Quantize(SHAPE, 2)], ids=repr)
+def test_without_noise_what_comes_back_measures_as_it_was_measured(op: Any, method: str) -> None:
+    y = op.A(picture())
+    result = invdiff.restore(y, op, PRIOR, method=method, steps=5)
+    assert torch.allclose(op.A(result.samples[0]), y, atol=1e-9)
+
+
+def test_a_quantiser_named_to_a_linear_method_is_met_as_noise() -> None:
+    op = operators.Quantize(SHAPE, 2)
+    result = invdiff.restore(op.A(picture()), op, PRIOR, method="mmps", steps=5)
+    assert "rounding is taken as noise" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("op", "change", "says"),
+    [
+        (operators.Identity(SHAPE), {"noise": operators.PoissonNoise(9.0), "sigma_y": 0.1}, "give one of them"),
+        (operators.CompressedSensing(SHAPE, 0.5, "dct"), {"sigma_y": "auto"}, "for measurements that are pictures"),
+        (operators.Clip(SHAPE), {"method": "mmps"}, "needs a linear operator; methods that can do this: dps, diffpir"),
+        (operators.PhaseRetrieval(SHAPE), {"method": "diffpir"}, "needs an operator with a proximal map"),
+        (operators.Identity(SHAPE), {"sigma_y": 3.0}, "expected a standard deviation in image units, 0 to 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(op: Any, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(RequestError, match=says) as caught:
+        invdiff.restore(op.A(picture()), op, "no such prior", **change)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_as_large_as_an_operator_makes_them_are_no_mistake_and_larger_ones_are() -> None:
+    op = operators.PhaseRetrieval((1, 64, 64))
+    y = op.A(torch.full((1, 1, 64, 64), 0.9, dtype=torch.float64))
+    assert y.max() > 20
+    invdiff.restore(y, op, PRIOR, steps=1)
+    with pytest.raises(RequestError, match="expected image units"):
+        invdiff.restore(255 * y, op, PRIOR, steps=1)
+
+
+def test_linear_operators_are_told_apart_by_their_rung() -> None:
+    assert isinstance(operators.Grayscale(SHAPE), LinearOperator)
+    assert "proximal" in abilities(operators.JPEG(SHAPE))
+    assert "linear" not in abilities(operators.JPEG(SHAPE))
