@@ -259,6 +259,11 @@ def exact(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", torch.float64)
 
 
+def wide(v: Tensor) -> Tensor:
+    """In float32 where it is less: FFTs know no bfloat16, and singular values need more digits than it has."""
+    return v.float() if torch.finfo(v.dtype).bits < 32 else v
+
+
 def _power(v: Tensor) -> Tensor:
     return v.square().flatten(1).sum(1)
 

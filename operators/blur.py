@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from .base import LinearOperator, Shape, SpectralOperator, by, counts, damping, exact, gain, image_shape
-from .separable import SeparableOperator, wide
+from .base import LinearOperator, Shape, SpectralOperator, by, counts, damping, exact, gain, image_shape, wide
+from .separable import SeparableOperator
 
 Border = Literal["circular", "reflect", "replicate", "zero", "valid"]
 _PAD = {"zero": "constant"}  # torch's name, where it is another

@@ -10,8 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .base import Shape, SpectralOperator, by, damping, exact, image_shape
-from .separable import wide
+from .base import Shape, SpectralOperator, by, damping, exact, image_shape, wide
 
 Bayer = Literal["rggb", "bggr", "grbg", "gbrg"]
 REC601 = [0.299, 0.587, 0.114]
@@ -63,7 +62,9 @@ class Demosaic(SpectralOperator):
         return self.A_adjoint(y)
 
     def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
-        share = 1 / (1 + damping(weight, z))  # exactly 1 at weight = inf: what was seen comes back bit for bit
+        share = 1 / (
+            1 + damping(weight, z)
+        )  # exactly 1 at weight = inf: what was seen comes back bit for bit
         return torch.lerp(self._image(z), self.A_adjoint(y), share * self._filter.to(z))
 
     def precondition(self, b: Tensor, damping: float) -> Tensor:

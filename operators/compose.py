@@ -279,6 +279,11 @@ class LinearStacked(Stacked, LinearOperator):
         back = [part.A_adjoint(piece) for part, piece in zip(self.parts, self.split(y), strict=True)]
         return reduce(torch.add, back)
 
+    def precondition(self, b: Tensor, damping: float) -> Tensor:
+        """Each part's own, as if nothing but it had been measured."""
+        pieces = zip(self.parts, self.split(b), strict=True)
+        return self.join([part.precondition(piece, damping) for part, piece in pieces])
+
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class SpectralStacked(LinearStacked, SpectralOperator):
@@ -288,6 +293,7 @@ class SpectralStacked(LinearStacked, SpectralOperator):
 
     A = Stacked.A
     A_adjoint = LinearStacked.A_adjoint
+    precondition = SpectralOperator.precondition
 
     @property
     def basis(self) -> str | None:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from .base import ProximalOperator, Shape, by, damping, image_shape
-from .separable import wide
+from .base import ProximalOperator, Shape, by, damping, image_shape, wide
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 Table = tuple[int, ...]

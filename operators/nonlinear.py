@@ -8,8 +8,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from .base import ProximalOperator, Shape, by, damping, image_shape
-from .separable import wide
+from .base import ProximalOperator, Shape, by, damping, image_shape, wide
 
 
 @dataclass(frozen=True, eq=False, repr=False)

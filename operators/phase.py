@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import Operator, Shape, by, image_shape
-from .separable import wide
+from .base import Operator, Shape, by, image_shape, wide
 
 _LOST = 1e-4  # of an image's energy, that a translation may push out of the picture
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad, pixel_shuffle, pixel_unshuffle
 
-from .base import LinearOperator, Shape, SpectralOperator, by, counts, image_shape
+from .base import LinearOperator, Shape, SpectralOperator, by, counts, image_shape, wide
 from .blur import Blur, Border, hartley, outer_product
-from .separable import SeparableOperator, wide
+from .separable import SeparableOperator
 
 Kernel = Literal["box", "bicubic", "lanczos"]
 Edges = Literal["renormalise", "reflect"]

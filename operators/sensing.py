@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import Shape, SpectralOperator, by, image_shape
+from .base import Shape, SpectralOperator, by, image_shape, wide
 from .patterns import generator
-from .separable import wide
 
 Transform = Literal["hadamard", "dct"]
 

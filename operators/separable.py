@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import SpectralOperator, counts, exact, gain
+from .base import SpectralOperator, counts, exact, gain, wide
 
 SVD = tuple[Tensor, Tensor, Tensor]
 Block = tuple[int, int, int, int]
@@ -118,11 +118,6 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         return ctx.f(tangent)
-
-
-def wide(v: Tensor) -> Tensor:
-    """In float32 where it is less: FFTs know no bfloat16, and singular values need more digits than it has."""
-    return v.float() if torch.finfo(v.dtype).bits < 32 else v
 
 
 def _both(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:

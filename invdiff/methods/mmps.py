@@ -20,7 +20,7 @@ class MMPS(Method):
     gradients, one vector-Jacobian product an iteration, from v = 0; they are preconditioned by the same system with
     σ² J replaced by r² I (ΠGDM's), which is worth several iterations where A is ill-conditioned. The J of a real
     network is not quite symmetric or positive: a sample stops where pᵀKp falls below σ_y²·pᵀp, which it then could not,
-    or where a further iteration would make the residual larger.
+    and what counts of all its iterations is the one with the least residual.
     """
 
     info: ClassVar[MethodInfo] = METHODS["mmps"]
@@ -42,20 +42,20 @@ class MMPS(Method):
         z = operator.precondition(r, damping)
         p, rz = z, _dot(r, z)
         enough = 1e-20 * rz
-        gain = torch.zeros_like(x)  # Jᵀ Aᵀ v, summed as v is: no product is spent on it at the end
+        gain = best = torch.zeros_like(x)  # Jᵀ Aᵀ v, summed as v is: no product is spent on it at the end
+        least = rz
         for iteration in range(self.iterations):
             q = at.pull(operator.A_adjoint(p), last=iteration + 1 == self.iterations)
             kp = measurement.variance * p + sigma**2 * operator.A(q)
             curvature = _dot(p, kp)  # at least σ_y²·pᵀp, were J symmetric and positive
             alpha = _quotient(rz, curvature, (rz > enough) & (curvature >= measurement.variance * _dot(p, p)))
-            ahead = r - _scale(alpha, kp)
-            z = operator.precondition(ahead, damping)
-            rz_ahead = _dot(ahead, z)
-            better = (alpha > 0) & ((rz_ahead < rz) | (iteration == 0))
-            gain = gain + _scale(alpha * better, q)
-            p = _scale(better.to(p), z + _scale(_quotient(rz_ahead, rz, better), p))
-            r, rz = ahead, rz_ahead
-        return at.denoised + sigma**2 * gain
+            gain, r = gain + _scale(alpha, q), r - _scale(alpha, kp)
+            z = operator.precondition(r, damping)
+            before, rz = rz, _dot(r, z)
+            better = (alpha > 0) & ((rz < least) | (iteration == 0))
+            best, least = torch.where(_like(better, x), gain, best), torch.where(better, rz, least)
+            p = _scale((alpha > 0).to(p), z + _scale(_quotient(rz, before, alpha > 0), p))
+        return at.denoised + sigma**2 * best
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -64,7 +64,12 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _scale(alpha: Tensor, a: Tensor) -> Tensor:
-    return alpha.reshape(-1, *[1] * (a.ndim - 1)) * a
+    return _like(alpha, a) * a
+
+
+def _like(alpha: Tensor, a: Tensor) -> Tensor:
+    """One number per sample, (B,), with the axes of a."""
+    return alpha.reshape(-1, *[1] * (a.ndim - 1))
 
 
 def _quotient(a: Tensor, b: Tensor, where: Tensor) -> Tensor:

@@ -32,6 +32,15 @@ def operator_of(name: str) -> Operator:
         )
     if name == "identity":
         return operators.Identity(SHAPE)
+    if name == "sensing":
+        return operators.CompressedSensing(SHAPE, 0.4, "dct")
+    if name == "stack":
+        blur = operators.Blur(operators.kernels.motion(3, 20), SHAPE, "zero")
+        return operators.stacked([operators.Downsample(2, SHAPE), blur])
+    if name == "blur and reduction":
+        return operators.BlurDownsample(operators.kernels.gaussian(0.8, 3), 2, SHAPE, "replicate")
+    if name == "weights":
+        return operators.Diagonal(torch.linspace(0.2, 1.5, N * N, dtype=torch.float64).view(SHAPE))
     return operators.Blur(
         operators.kernels.gaussian(0.8, 3), SHAPE, border="circular" if name == "blur" else "reflect"
     )
@@ -58,6 +67,7 @@ EXACT = [
         for operator in ("mask", "blur", "reflected blur")
     ),
     *((PiGDM, "white", operator) for operator in ("mask", "blur", "reflected blur")),
+    *((MMPS, "correlated", operator) for operator in ("sensing", "stack", "blur and reduction", "weights")),
 ]
 
 
