@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from invdiff.errors import RequestError
 from invdiff.operators import (
     ColouredNoise,
     Diagonal,
@@ -64,17 +65,20 @@ class Measurement:
         formula, with their `std` as the scale. Counted light that A(x₀) does not have is infinitely unlikely; below a
         tenth of a photon it is continued as an exponential, so that there is a way back.
         """
-        if self.noise is None:
-            return self.residual(x0).flatten(1).norm(dim=1)
-        scale = torch.as_tensor(self.noise.std(self.y), dtype=x0.dtype, device=x0.device)
-        scale = scale.expand_as(self.y).flatten(1).square().mean(dim=1).sqrt()
-        y, clean, noise = self.y, self.operator.A(x0), self.noise
-        if isinstance(
-            noise, PoissonGaussianNoise
-        ):  # its exact sum takes seconds a picture: Snyder et al. 1993, as
-            shift = (
-                noise.peak * noise.sigma**2
-            )  # photons of their own, peak·(y + shift) ~ Poisson(peak·(clean + shift))
+        noise, y, clean = self.noise, self.y, self.operator.A(x0)
+        if noise is None:
+            return (y - clean).flatten(1).norm(dim=1)
+        std = torch.as_tensor(noise.std(y), dtype=y.dtype, device=y.device).expand_as(y)
+        if isinstance(self.operator, Mask) and not isinstance(noise, ColouredNoise):
+            keep = self.operator.keep.to(y.device)  # what is lost has no part in it
+            y, clean, std = y[:, keep], clean[:, keep], std[:, keep]
+        scale = std.flatten(1).square().mean(dim=1).sqrt()
+        if isinstance(noise, GaussianNoise):
+            return scale * ((y - clean) / std.clamp(min=NOISE_FLOOR)).flatten(1).norm(dim=1)
+        if isinstance(noise, PoissonGaussianNoise):
+            # Its exact sum takes seconds a picture. Snyder et al. 1993: the electronics' noise as photons of its own,
+            # peak·(y + shift) ~ Poisson(peak·(clean + shift)).
+            shift = noise.peak * noise.sigma**2
             y, clean, noise = (y + shift).clamp(min=0), clean + shift, PoissonNoise(noise.peak)
         if isinstance(noise, PoissonNoise):
             least = 0.1 / noise.peak
@@ -124,22 +128,26 @@ class Measurement:
         """
         if self.noise is None:
             return self
-        if isinstance(self.noise, ColouredNoise):
+        if isinstance(self.noise, ColouredNoise):  # of this operator: `invdiff.restore` sees to it
             least = max(float(self.noise.sigmas.min()), NOISE_FLOOR)
             weights = least / self.noise.sigmas.clamp(min=least)
             whitening = Reweighted(self.noise.operator, weights).to(self.y.device, self.y.dtype)
             y = whitening.measured(self.y)
             return Measurement(y, whitening, least)
-        std = torch.as_tensor(self.noise.std(self.y), dtype=self.y.dtype, device=self.y.device)
-        if std.numel() == 1:
-            return Measurement(self.y, self.operator, float(std))
-        std = std.expand_as(self.y)
+        spread = self.noise.std(self.y)
+        std = torch.as_tensor(spread, dtype=self.y.dtype, device=self.y.device).expand_as(self.y)
+        if not isinstance(spread, Tensor) or (std.isfinite() & (std == std.flatten()[0])).all():
+            return Measurement(self.y, self.operator, float(std.flatten()[0]))
         known = std.isfinite()
         if not (std > 0).logical_and(known).any():  # what is known at all is known exactly
             least, weights = 0.0, known.to(std)
         else:
             least = max(float(std.min()), NOISE_FLOOR)
             weights = torch.where(known, least / std.clamp(min=least), 0)
+        if not weights.flatten(1).any(dim=1).all():
+            raise RequestError(
+                f"{self.noise.describe()}: nothing is known of a picture, all of its y may be noise"
+            )
         parts = [_weighted(weights[i], self.operator.pick([i])) for i in range(len(self.y))]
         return Measurement(weights * torch.where(known, self.y, 0), per_image(parts), least)
 

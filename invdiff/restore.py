@@ -19,12 +19,15 @@ from invdiff.methods import METHODS, Method, Problem, coarse, sample
 from invdiff.methods.defaults import AUTO, defaults
 from invdiff.methods.streams import Streams, checksum
 from invdiff.operators import (
+    ColouredNoise,
     Identity,
     LinearOperator,
     Mask,
     Noise,
     Operator,
+    PerImage,
     ProximalOperator,
+    Quantize,
     SpectralOperator,
     estimate_sigma,
 )
@@ -103,12 +106,22 @@ def restore(
     RequestError, before any weight is loaded, for a pairing of method and operator that cannot be, or values out of
     range. callback is told after every step.
     """
+    arguments = {
+        "method": method, "noise": noise, "steps": steps, "samples": samples, "seed": seed, "batch": batch,
+        "device": device, "precision": precision, "options": options, "profile": profile,
+    }  # fmt: skip
+    if isinstance(op, PerImage):
+        return _one_by_one(y, op, prior, sigma_y, callback, arguments)
     given = measured(y, op, sigma_y, noise)
     known = _as_known_to(method, given)
+    if isinstance(known.operator, PerImage):
+        return _one_by_one(y, op, prior, sigma_y, callback, arguments)
     chosen, reason = choose_method(
         known.operator, method, known.sigma_y, samples=samples, steps=steps, options=options or {}
     )
-    if known.operator is not given.operator and not isinstance(op, LinearOperator):
+    if chosen.any_noise and given.noise is not None and given.noise.has_score:
+        known = given
+    if isinstance(op, Quantize) and isinstance(known.operator, Identity):
         reason += "; rounding is taken as noise of a step/√12"
     _check_numbers(samples=(samples, 1), batch=(1 if batch is None else batch, 1), seed=(seed, 0))
     place = resolve_device(device)
@@ -172,24 +185,56 @@ def restore(
 
 
 def _as_known_to(method: str | Method, given: Measurement) -> Measurement:
-    """The measurement as a method can treat it: under white Gaussian noise, unless it knows every noise.
+    """The measurement as nearly every method can treat it: under white Gaussian noise.
 
     A quantiser is one to methods that can do with its prox or its surrogate, to the others and to auto a noise.
     """
-    if isinstance(method, Method):
-        kind: type[Method] | None = type(method)
-    else:
-        kind = METHODS.get(method)
-    if kind is not None and kind.any_noise and given.noise is not None and given.noise.has_score:
-        return given
+    kind = type(method) if isinstance(method, Method) else METHODS.get(method)
     white = given.white()
     return white if kind is not None and kind.info.needs in ("any", "proximal") else white.unrounded()
+
+
+def _one_by_one(
+    y: Tensor,
+    op: Operator,
+    prior: str | Prior | Callable[[Tensor, Any], Tensor],
+    sigma_y: float | Literal["auto"],
+    callback: Callable[[Progress], None] | None,
+    arguments: dict[str, Any],
+) -> Result:
+    """`restore` for pictures that have, or whose noise makes, an operator each: none feels the others."""
+    for i in range(len(y)):  # what cannot be, before anything slow
+        one = measured(y[i : i + 1], op.pick([i]), sigma_y, arguments["noise"])
+        known = _as_known_to(arguments["method"], one)
+        choose_method(
+            known.operator, arguments["method"], known.sigma_y, steps=arguments["steps"],
+            options=arguments["options"],
+        )  # fmt: skip
+    loaded = load_prior(prior, device=resolve_device(arguments["device"]), precision=arguments["precision"])
+    found: list[Result] = []
+    for i in range(len(y)):
+
+        def tell(progress: Progress, before: int = i) -> None:
+            if callback is not None:
+                done, total = before * progress.total + progress.done, len(y) * progress.total
+                callback(replace(progress, done=done, total=total))
+
+        found.append(restore(y[i : i + 1], op.pick([i]), loaded, sigma_y=sigma_y, callback=tell, **arguments))
+    network = [result.network_seconds or 0.0 for result in found]
+    return replace(
+        found[0],
+        samples=torch.cat([result.samples for result in found], dim=1),
+        checksums=[checksum for result in found for checksum in result.checksums],
+        seconds=sum(result.seconds for result in found),
+        network_seconds=sum(network) if arguments["profile"] else None,
+    )
 
 
 def _moved(measurement: Measurement, place: torch.device) -> Measurement:
     """A copy there, in the dtype of its y."""
     y = measurement.y.to(place, copy=True)
-    return replace(measurement, y=y, operator=measurement.operator.to(place, y.dtype))
+    noise = None if measurement.noise is None else measurement.noise.to(place, y.dtype)
+    return replace(measurement, y=y, operator=measurement.operator.to(place, y.dtype), noise=noise)
 
 
 def choose_method(
@@ -276,6 +321,11 @@ def measured(
         raise RequestError(
             f"sigma_y: expected a standard deviation in image units, 0 to {scale:.3g} (8-bit 25 is 0.098), or auto, "
             f"got {sigma_y!r}"
+        )
+    if isinstance(noise, ColouredNoise) and noise.operator is not op:
+        raise RequestError(
+            f"noise: expected one coloured in the basis of the operator itself, {op.describe()}, got that of "
+            f"{noise.operator.describe()}; pass the same operator to both"
         )
     plain = gaussian(noise)
     return Measurement(y, op, sigma_y, noise) if plain is None else Measurement(y, op, plain)

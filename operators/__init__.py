@@ -12,7 +12,7 @@ from .base import LinearOperator, Operator, ProximalOperator, SpectralOperator
 from .blur import Blur, CircularBlur, SeparableBlur
 from .check import check
 from .color import Demosaic, Grayscale
-from .compose import Reweighted, composed, per_image, scaled, stacked
+from .compose import PerImage, Reweighted, composed, per_image, scaled, stacked
 from .external import from_deepinv, to_deepinv
 from .jpeg import JPEG
 from .mask import Diagonal, Identity, Mask
@@ -71,6 +71,7 @@ __all__ = [
     "Mask",
     "Noise",
     "Operator",
+    "PerImage",
     "PhaseRetrieval",
     "PoissonGaussianNoise",
     "PoissonNoise",

@@ -9,16 +9,26 @@ at every call.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 Shape = tuple[int, int, int]
+T = TypeVar("T")
+
+
+class cached_property(functools.cached_property[T]):
+    """functools', worked out so that any later call may use it: outside inference mode, and without gradients."""
+
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> Any:
+        with torch.inference_mode(False), torch.no_grad():
+            return super().__get__(instance, owner)
 
 
 class Operator(ABC):
@@ -72,7 +82,7 @@ class Operator(ABC):
         """
         new = object.__new__(type(self))
         for name, value in vars(self).items():
-            if not isinstance(getattr(type(self), name, None), cached_property):
+            if not isinstance(getattr(type(self), name, None), functools.cached_property):
                 vars(new)[name] = _moved(value, device, dtype)
         return new
 
@@ -128,7 +138,7 @@ class LinearOperator(ProximalOperator):
 
     def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
         """As for `ProximalOperator`; at weight = inf it is the projection z + A†(y − A z)."""
-        return z + self._least_squares(self._measurement(y) - self.A(z), damping(weight, z))
+        return z + self._least_squares(self._measurement(y).to(z) - self.A(z), damping(weight, z))
 
     def precondition(self, b: Tensor, damping: float) -> Tensor:
         """About (A Aᵀ + damping·I)⁻¹ b, up to a factor: symmetric, positive, cheap. b, damping > 0: as for A_adjoint.
@@ -259,6 +269,11 @@ def exact(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", torch.float64)
 
 
+def differentiated(x: Tensor) -> bool:
+    """Whether a derivative is taken through x, backwards or forwards (`torch.func.jvp`)."""
+    return (x.requires_grad and torch.is_grad_enabled()) or unpack_dual(x).tangent is not None
+
+
 def wide(v: Tensor) -> Tensor:
     """In float32 where it is less: FFTs know no bfloat16, and singular values need more digits than it has."""
     return v.float() if torch.finfo(v.dtype).bits < 32 else v
@@ -279,4 +294,6 @@ def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | N
         return tuple(_moved(one, device, dtype) for one in value)
     if not isinstance(value, Tensor):
         return value
+    if value.is_inference() and not torch.is_inference_mode_enabled():
+        value = value.clone()  # autograd takes no tensors made in inference mode
     return value.to(device, dtype if value.is_floating_point() else None)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from .base import LinearOperator, Shape, SpectralOperator, by, counts, damping, exact, gain, image_shape, wide
+from .base import (
+    LinearOperator,
+    Shape,
+    SpectralOperator,
+    by,
+    cached_property,
+    counts,
+    damping,
+    exact,
+    gain,
+    image_shape,
+    wide,
+)
 from .separable import SeparableOperator
 
 Border = Literal["circular", "reflect", "replicate", "zero", "valid"]

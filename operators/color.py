@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .base import Shape, SpectralOperator, by, damping, exact, image_shape, wide
+from .base import Shape, SpectralOperator, by, cached_property, damping, exact, image_shape, wide
 
 Bayer = Literal["rggb", "bggr", "grbg", "gbrg"]
 REC601 = [0.299, 0.587, 0.114]
@@ -65,7 +64,7 @@ class Demosaic(SpectralOperator):
         share = 1 / (
             1 + damping(weight, z)
         )  # exactly 1 at weight = inf: what was seen comes back bit for bit
-        return torch.lerp(self._image(z), self.A_adjoint(y), share * self._filter.to(z))
+        return torch.lerp(self._image(z), self.A_adjoint(y).to(z), share * self._filter.to(z))
 
     def precondition(self, b: Tensor, damping: float) -> Tensor:
         return b  # A Aᵀ = I

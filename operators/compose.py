@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import reduce
 from math import isfinite, prod
 
 import torch
 from torch import Tensor
 
-from .base import LinearOperator, Operator, ProximalOperator, SpectralOperator, by, counts
+from .base import (
+    LinearOperator,
+    Operator,
+    ProximalOperator,
+    SpectralOperator,
+    by,
+    cached_property,
+    counts,
+    damping,
+)
 from .blur import CircularBlur
 from .mask import Diagonal, Identity, Mask
 from .separable import SeparableOperator
@@ -70,7 +79,8 @@ class Composed(Operator):
         return f"{self.outer.describe()} after {self.inner.describe()}"
 
     def pick(self, images: Sequence[int]) -> Operator:
-        return composed(self.outer.pick(images), self.inner.pick(images))
+        outer, inner = self.outer.pick(images), self.inner.pick(images)
+        return self if outer is self.outer and inner is self.inner else composed(outer, inner)
 
     def A(self, x: Tensor) -> Tensor:
         return self.outer.A(self.inner.A(self._image(x)))
@@ -146,7 +156,8 @@ class Scaled(Operator):
         return f"{self.factor:g}·{self.part.describe()}"
 
     def pick(self, images: Sequence[int]) -> Operator:
-        return scaled(self.part.pick(images), self.factor)
+        part = self.part.pick(images)
+        return self if part is self.part else scaled(part, self.factor)
 
     def A(self, x: Tensor) -> Tensor:
         return self.factor * self.part.A(x)
@@ -252,7 +263,8 @@ class Stacked(Operator):
         return f"[{', '.join(part.describe() for part in self.parts)}]"
 
     def pick(self, images: Sequence[int]) -> Operator:
-        return stacked([part.pick(images) for part in self.parts])
+        parts = [part.pick(images) for part in self.parts]
+        return self if all(a is b for a, b in zip(parts, self.parts, strict=True)) else stacked(parts)
 
     def A(self, x: Tensor) -> Tensor:
         return self.join([part.A(x) for part in self.parts])
@@ -391,7 +403,8 @@ class ProximalPerImage(PerImage, ProximalOperator):
     parts: tuple[ProximalOperator, ...]
 
     def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
-        weights = torch.as_tensor(weight, dtype=z.dtype, device=z.device).expand(len(z))
+        damping(weight, z)  # says what is wrong with the weight
+        weights = torch.as_tensor(weight, dtype=z.dtype, device=z.device).flatten().expand(len(z))
         each = zip(self._each(self._image(z)), self._measurement(y).split(1), weights.tolist(), strict=True)
         return torch.cat([part.prox(one, measured, w) for (part, one), measured, w in each])  # type: ignore[attr-defined]
 
@@ -421,6 +434,11 @@ class Reweighted(SpectralOperator):
     weights: Tensor
 
     def __post_init__(self) -> None:
+        n = prod(self.part.in_shape)
+        if tuple(self.weights.shape) != (n,) or not ((self.weights >= 0) & self.weights.isfinite()).all():
+            raise ValueError(
+                f"weights: expected {n} finite numbers from 0 up, got {by(*self.weights.shape)} others"
+            )
         vars(self).update(in_shape=self.part.in_shape, out_shape=self.part.out_shape)
 
     def describe(self) -> str:

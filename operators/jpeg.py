@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import ceil, cos, pi, prod, sqrt
 from typing import Literal, Self
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from .base import ProximalOperator, Shape, by, damping, image_shape, wide
+from .base import ProximalOperator, Shape, by, cached_property, damping, differentiated, image_shape, wide
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 Table = tuple[int, ...]
@@ -102,7 +101,7 @@ class JPEG(ProximalOperator):
         y = torch.empty_like(self._image(x))
         for i, image in enumerate(x.detach()):
             y[i] = self._compressed(image)
-        if not (torch.is_grad_enabled() and x.requires_grad):
+        if not differentiated(x):
             return y
         through = self._joined(self._planes(x, self._averaged)).to(x)
         return y + (through - through.detach())  # exactly y

@@ -26,7 +26,10 @@ def disk(radius: float) -> Tensor:
     reach = ceil(radius - 0.5)
     points = (torch.arange((2 * reach + 1) * fine, dtype=torch.float64) + 0.5) / fine - reach - 0.5
     inside = (points[:, None] ** 2 + points**2 <= radius**2).double()
-    return _unit(inside.unfold(0, fine, fine).unfold(1, fine, fine).mean((-2, -1)))
+    kernel = inside.unfold(0, fine, fine).unfold(1, fine, fine).mean((-2, -1))
+    if not kernel.any():  # too small to hold a point
+        kernel[reach, reach] = 1
+    return _unit(kernel)
 
 
 def motion(length: float, angle: float = 0.0) -> Tensor:

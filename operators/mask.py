@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
 from math import inf
 
 import torch
 from torch import Tensor
 
-from .base import Shape, SpectralOperator, by, counts, damping, exact, gain, image_shape
+from .base import (
+    Shape,
+    SpectralOperator,
+    by,
+    cached_property,
+    counts,
+    damping,
+    differentiated,
+    exact,
+    gain,
+    image_shape,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,7 +58,7 @@ class Mask(SpectralOperator):
 
     def A(self, x: Tensor) -> Tensor:
         x = self._image(x)
-        if x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad:
+        if x.device.type == "cpu" and x.dtype == torch.float32 and not differentiated(x):
             return (x.view(torch.int32) & self._bits).view(x.dtype)  # a tenth of torch.where's time there
         return torch.where(self.keep.to(x.device), x, 0)  # no product: what is lost may be NaN
 
@@ -60,7 +70,7 @@ class Mask(SpectralOperator):
 
     def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
         share = 1 / (1 + damping(weight, z))  # exactly 1 at weight = inf: kept pixels come back bit for bit
-        return torch.lerp(self._image(z), self.A(y), share * self._weights.to(z))
+        return torch.lerp(self._image(z), self.A(y).to(z), share * self._weights.to(z))
 
     @cached_property
     def _bits(self) -> Tensor:
@@ -118,7 +128,7 @@ class Identity(SpectralOperator):
 
     def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
         share = 1 / (1 + damping(weight, z))
-        return (1 - share) * self._image(z) + share * self._image(y)
+        return (1 - share) * self._image(z) + share * self._image(y).to(z)
 
     @property
     def basis(self) -> str:

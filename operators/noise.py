@@ -356,8 +356,9 @@ class SaltAndPepperNoise(Noise):
 
     def std(self, y: Tensor) -> Tensor:
         rounding = max(1e-6, torch.finfo(y.dtype).eps)
-        replaced = torch.minimum(y.abs(), (y - 1).abs()) <= rounding
-        return torch.where(replaced, inf, 0.0).to(y)
+        pepper = (y.abs() <= rounding) & (self.amount * (1 - self.salt) > 0)
+        salt = ((y - 1).abs() <= rounding) & (self.amount * self.salt > 0)
+        return torch.where(pepper | salt, inf, 0.0).to(y)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

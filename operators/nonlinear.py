@@ -8,7 +8,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from .base import ProximalOperator, Shape, by, damping, image_shape, wide
+from .base import ProximalOperator, Shape, by, damping, differentiated, image_shape, wide
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,7 +39,7 @@ class Clip(ProximalOperator):
 
         At weight = inf the nearest x with A(x) = y, y clipped to [0, 1].
         """
-        z, y, g = self._image(z), self._measurement(y), self.gain
+        z, y, g = self._image(z), self._measurement(y).to(z), self.gain
         d = damping(weight, z)
         low, high = 0.5 - 0.5 / g, 0.5 + 0.5 / g
         within = (low + (d * (z - low) + g * y) / (d + g * g)).clamp(low, high)
@@ -78,7 +78,7 @@ class Quantize(ProximalOperator):
 
     def A(self, x: Tensor) -> Tensor:
         y = (self._level(self._image(x).detach()) / self._top).to(x)
-        return y + (x - x.detach()) if x.requires_grad else y  # exactly y
+        return y + (x - x.detach()) if differentiated(x) else y  # exactly y
 
     @property
     def step(self) -> float:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad, pixel_shuffle, pixel_unshuffle
 
-from .base import LinearOperator, Shape, SpectralOperator, by, counts, image_shape, wide
+from .base import LinearOperator, Shape, SpectralOperator, by, cached_property, counts, image_shape, wide
 from .blur import Blur, Border, hartley, outer_product
 from .separable import SeparableOperator
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import pi, sqrt
 from numbers import Real
 from typing import Literal, get_args
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import Shape, SpectralOperator, by, image_shape, wide
+from .base import Shape, SpectralOperator, by, cached_property, image_shape, wide
 from .patterns import generator
 
 Transform = Literal["hadamard", "dct"]

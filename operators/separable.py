@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import SpectralOperator, counts, exact, gain, wide
+from .base import SpectralOperator, cached_property, counts, exact, gain, wide
 
 SVD = tuple[Tensor, Tensor, Tensor]
 Block = tuple[int, int, int, int]

@@ -8,6 +8,7 @@ from examples import random
 from torch import Tensor
 
 from invdiff import operators
+from invdiff.errors import RequestError
 from invdiff.likelihood import NOISE_FLOOR, Measurement, gaussian
 from invdiff.operators import Diagonal, Identity, LinearOperator, Mask, SpectralOperator
 
@@ -127,3 +128,90 @@ def test_the_distance_under_gaussian_noise_is_the_residuals_norm_whatever_says_s
     assert torch.allclose(plain.distance(x), (y - op.A(x)).flatten(1).norm(dim=1))
     as_a_map = Measurement(y, op, 0.0, operators.GaussianNoise(torch.full(SHAPE, 0.1, dtype=torch.float64)))
     assert torch.allclose(as_a_map.distance(x), plain.distance(x), rtol=1e-8)
+
+
+def test_rounding_is_taken_as_white_noise_of_a_step_over_root_twelve() -> None:
+    op = operators.Quantize(SHAPE, 2)
+    assert Measurement(op.A(random(1, *SHAPE)), op, 0.0).unrounded().sigma_y == pytest.approx(1 / 3 / 12**0.5)
+    noisy = Measurement(op.A(random(1, *SHAPE)), op, 0.2).unrounded()
+    assert noisy.sigma_y == pytest.approx((0.2**2 + 1 / 108) ** 0.5)
+    assert isinstance(noisy.operator, Identity)
+    plain = Measurement(random(1, *SHAPE), Identity(SHAPE), 0.1)
+    assert plain.unrounded() is plain
+
+
+def test_each_picture_of_its_own_operator_is_whitened_with_that_one() -> None:
+    parts = [Diagonal(0.5 + random(*SHAPE, seed=i).abs()) for i in range(2)]
+    noise = operators.PoissonNoise(50.0)
+    y = 0.2 + random(2, *SHAPE).abs()
+    together = Measurement(y, operators.per_image(parts), 0.0, noise).white()
+    for i, part in enumerate(parts):
+        alone = Measurement(y[i : i + 1], part, 0.0, noise).white()
+        x = random(1, *SHAPE) * together.sigma_y / alone.sigma_y  # of whitened units
+        got = together.pick([i]).operator.A(x) / together.sigma_y
+        assert torch.allclose(got, alone.operator.A(x) / alone.sigma_y)
+
+
+def test_only_exact_measurements_are_pasted() -> None:
+    op = Mask(random(5, 4) > 0, channels=1)
+    x, y = random(1, *SHAPE), op.A(random(1, *SHAPE, seed=1))
+    assert torch.equal(op.A(Measurement(y, op, 0.0).paste(x)), y)
+    for noisy in (Measurement(y, op, 0.1), Measurement(y, op, 0.0, operators.PoissonNoise(9.0))):
+        assert noisy.paste(x) is x
+
+
+def test_what_has_too_little_light_still_has_a_way_back() -> None:
+    noise = operators.PoissonNoise(20.0)
+    dark = torch.full((1, *SHAPE), -0.01, dtype=torch.float64).requires_grad_()
+    measured = Measurement(torch.full((1, *SHAPE), 0.5, dtype=torch.float64), Identity(SHAPE), 0.0, noise)
+    (slope,) = torch.autograd.grad(measured.distance(dark).sum(), dark)
+    assert (slope < 0).all()  # brighter is nearer
+    assert slope.isfinite().all()
+
+
+def test_the_distance_under_photons_and_electronics_is_nearly_that_of_their_exact_sum() -> None:
+    noise = operators.PoissonGaussianNoise(50.0, 0.1)
+    clean = 0.5 + 0.1 * random(1, *SHAPE)
+    y = noise.sample(clean, torch.Generator().manual_seed(0))
+    x = clean + 0.15
+    exact = noise.std(y).square().mean().sqrt() * noise.deviance(y, x).sqrt()  # type: ignore[union-attr]
+    assert Measurement(y, Identity(SHAPE), 0.0, noise).distance(x).item() == pytest.approx(
+        exact.item(), rel=0.05
+    )
+
+
+def test_lost_pixels_take_no_part_in_the_distance() -> None:
+    """Photons behind a mask pull as hard as on the picture cut to what was seen."""
+    keep = torch.zeros(8, 6)
+    keep[:4] = 1
+    noise, op = operators.PoissonNoise(30.0), Mask(keep, channels=1)
+    y = op.A(noise.sample(0.5 + 0.1 * random(1, 1, 8, 6), torch.Generator().manual_seed(0)))
+    x = (0.4 + 0.1 * random(1, 1, 8, 6, seed=2)).requires_grad_()
+    (masked,) = torch.autograd.grad(Measurement(y, op, 0.0, noise).distance(x).sum(), x)
+    cut = x.detach()[..., :4, :].clone().requires_grad_()
+    (seen,) = torch.autograd.grad(
+        Measurement(y[..., :4, :], Identity((1, 4, 6)), 0.0, noise).distance(cut).sum(), cut
+    )
+    assert torch.allclose(masked[..., :4, :], seen)
+    assert not masked[..., 4:, :].any()
+
+
+def test_a_map_with_a_perfect_pixel_keeps_a_finite_distance() -> None:
+    sigma = torch.full(SHAPE, 0.1, dtype=torch.float64)
+    sigma[0, 0, 0] = 0
+    measured = Measurement(random(1, *SHAPE), Identity(SHAPE), 0.0, operators.GaussianNoise(sigma))
+    assert measured.distance(random(1, *SHAPE, seed=1)).isfinite().all()
+
+
+def test_a_picture_of_which_nothing_is_known_is_refused_and_a_single_pixel_is_not_a_number() -> None:
+    noise = operators.SaltAndPepperNoise(0.5)
+    y = torch.stack((torch.zeros(SHAPE), torch.full(SHAPE, 0.5)))
+    with pytest.raises(RequestError, match="nothing is known of a picture"):
+        Measurement(y, Identity(SHAPE), 0.0, noise).white()
+    one = Measurement(torch.full((1, 1, 1, 1), 0.5), Identity((1, 1, 1)), 0.0, noise).white()
+    assert one.sigma_y == 0
+    same = operators.GaussianNoise(torch.full(SHAPE, 0.1, dtype=torch.float64))
+    white = Measurement(random(1, *SHAPE), operator("blur"), 0.0, same).white()
+    assert white.operator is not None
+    assert white.sigma_y == pytest.approx(0.1)
+    assert isinstance(white.operator, operators.SeparableBlur)

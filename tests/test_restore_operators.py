@@ -65,7 +65,6 @@ def test_every_method_that_may_treats_every_operator_and_stays_finite(name: str,
         operators.LaplaceNoise(0.05),
         operators.SaltAndPepperNoise(0.3),
         operators.QuantisationNoise(3),
-        operators.ColouredNoise(operators.Blur(operators.kernels.disk(1), SHAPE), 0.1 + random(144).abs()),
     ],
     ids=repr,
 )
@@ -95,6 +94,97 @@ def test_less_light_leaves_more_doubt(peak: float) -> None:
     mean = 0.5 + exact / variance * (y - 0.5)
     assert ((found.mean - mean) / (exact / 200).sqrt()).abs().mean() < 1.2
     assert (found.std.square() / exact).mean().item() == pytest.approx(1.0, abs=0.08)
+
+
+def test_noise_coloured_in_the_operators_basis_is_treated_and_in_another_is_refused() -> None:
+    op = operators.Blur(operators.kernels.disk(1), SHAPE)
+    noise = operators.ColouredNoise(op, 0.01 + 0.02 * random(144).abs())
+    x = picture(2)
+    y = noise.sample(op.A(x), torch.Generator().manual_seed(0))
+    for method in ("auto", "ddnm", "dps"):
+        assert invdiff.restore(y, op, PRIOR, method=method, noise=noise, steps=4).samples.isfinite().all()
+    near = invdiff.restore(y, op, PRIOR, noise=noise, steps=30)
+    assert (op.A(near.samples[0]) - y).square().mean().sqrt() < 0.04
+    with pytest.raises(RequestError, match="coloured in the basis of the operator itself"):
+        invdiff.restore(y, operators.Identity(SHAPE), PRIOR, noise=noise)
+
+
+@pytest.mark.parametrize("noise", [operators.PoissonNoise(30.0), operators.SaltAndPepperNoise(0.3)], ids=repr)
+@pytest.mark.parametrize("method", ["auto", "ddnm", "dps", "diffpir"])
+def test_a_picture_does_not_feel_the_others_whose_noise_differs(noise: Noise, method: str) -> None:
+    op = operators.Mask(random(8, 6) > 0)
+    y = op.A(noise.sample(picture(2), torch.Generator().manual_seed(0)))
+    together = invdiff.restore(y, op, PRIOR, method=method, noise=noise, steps=4, samples=2, batch=3)
+    assert together.samples.shape == (2, 2, *SHAPE)
+    for i in range(2):
+        alone = invdiff.restore(y[i : i + 1], op, PRIOR, method=method, noise=noise, steps=4, samples=2)
+        assert torch.allclose(together.samples[:, i], alone.samples[:, 0], atol=1e-10)
+        assert together.checksums[i] == alone.checksums[0]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_masks_of_each_picture_return_what_they_kept_bit_for_bit(batch: int) -> None:
+    masks = [operators.Mask(random(8, 6, seed=i) > 0) for i in range(2)]
+    own, seen = operators.per_image(masks), []
+    y = own.A(picture(2))
+    result = invdiff.restore(
+        y, own, PRIOR, method="repaint", steps=5, samples=2, batch=batch, callback=seen.append
+    )
+    for i, mask in enumerate(masks):
+        kept = mask.keep.expand(2, *SHAPE)
+        assert torch.equal(result.samples[:, i][kept], y[i].expand(2, *SHAPE)[kept])
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[-1].done == seen[-1].total
+
+
+def test_masks_of_each_picture_are_minded_where_noise_is_estimated() -> None:
+    smooth = torch.linspace(0.2, 0.8, 64, dtype=torch.float64).expand(2, 3, 64, 64)
+    noisy = smooth + 0.1 * random(2, 3, 64, 64)
+    lines = torch.ones(64, 64)
+    lines[32:] = 0
+    for op in (
+        operators.Mask(lines),
+        operators.per_image([operators.Mask(lines), operators.Mask(lines.flip(0))]),
+    ):
+        result = invdiff.restore(op.A(noisy), op, PRIOR, sigma_y="auto", steps=1)
+        assert result.config["sigma_y"] == pytest.approx(0.1, rel=0.1)
+
+
+def test_operators_of_each_picture_inside_others_follow_their_picture() -> None:
+    parts = [operators.Diagonal(0.5 + random(*SHAPE, seed=i).abs()) for i in range(2)]
+    blur = operators.Blur(operators.kernels.disk(1), SHAPE)
+    own, x = operators.per_image(parts), picture(2)
+    for both, each in (
+        (own @ blur, [part @ blur for part in parts]),
+        (2 * own, [2 * part for part in parts]),
+        (operators.stacked([own, blur]), [operators.stacked([part, blur]) for part in parts]),
+    ):
+        y = both.A(x)
+        for i in range(2):
+            assert torch.allclose(both.pick([i]).A(x[i : i + 1]), y[i : i + 1])
+            assert torch.allclose(each[i].A(x[i : i + 1]), y[i : i + 1])
+        assert torch.allclose(both.pick([1, 0]).A(x.flip(0)), y.flip(0))
+
+
+def test_auto_on_a_nonlinear_operator_descends_the_noise_itself() -> None:
+    op, noise = Cube(), operators.PoissonNoise(30.0)
+    y = noise.sample(op.A(picture()), torch.Generator().manual_seed(0))
+    auto = invdiff.restore(y, op, PRIOR, noise=noise, steps=5)
+    named = invdiff.restore(y, op, PRIOR, noise=noise, steps=5, method="dps")
+    gaussian = invdiff.restore(y, op, PRIOR, sigma_y=0.1, steps=5, method="dps")
+    assert auto.method == "dps"
+    assert "rounding" not in auto.reason
+    assert torch.equal(auto.samples, named.samples)
+    assert not torch.allclose(auto.samples, gaussian.samples)
+
+
+class Cube(operators.Operator):
+    """Neither linear nor with a prox."""
+
+    in_shape = out_shape = SHAPE
+
+    def A(self, x: Tensor) -> Tensor:
+        return x**3
 
 
 def test_salt_and_pepper_leave_what_they_spared_bit_for_bit() -> None:

@@ -41,8 +41,12 @@ def stages(y: Tensor, operator: Operator, method: Method) -> list[Stage]:
     while hole_survives(sizes[-1][1], NARROW) and min(y.shape[-2:]) >= SMALLEST * 2 ** len(sizes):
         sizes.append(halved(*sizes[-1]))
     fine = replace(method, sigma_max=max(method.sigma_min, min(method.sigma_max, SIGMA)))
-    coarsest = Stage(sizes[-1][0], Mask(sizes[-1][1].to(y.dtype)) if len(sizes) > 1 else operator, method)
-    return [coarsest, *(Stage(a, Mask(keep.to(y.dtype)), fine) for a, keep in reversed(sizes[:-1]))]
+    coarsest = Stage(sizes[-1][0], _mask(sizes[-1][1]) if len(sizes) > 1 else operator, method)
+    return [coarsest, *(Stage(a, _mask(keep), fine) for a, keep in reversed(sizes[:-1]))]
+
+
+def _mask(keep: Tensor) -> Mask:
+    return Mask(keep, channels=len(keep))
 
 
 def hole_survives(keep: Tensor, halvings: int) -> bool:

@@ -84,3 +84,14 @@ def test_auto_goes_coarse_to_fine_keeps_what_is_known_and_says_so() -> None:
     alone = invdiff.restore(y[1:], op, PRIOR, steps=4, samples=2, batch=1)
     torch.testing.assert_close(alone.samples[:, 0], result.samples[:, 1], rtol=0, atol=1e-4)
     assert len(invdiff.restore(y, op, PRIOR, method="mmps", steps=4).config["sizes"]) == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_of_any_number_of_channels_go_coarse_to_fine(channels: int) -> None:
+    keep = torch.ones(96, 96)
+    keep[10:80, 10:80] = 0
+    op = operators.Mask(keep, channels)
+    x = torch.rand(1, channels, 96, 96, generator=torch.Generator().manual_seed(0))
+    result = invdiff.restore(op.A(x), op, GaussianPrior.white(0.5, 0.25), steps=2)
+    assert len(result.config["sizes"]) > 1
+    assert torch.equal(op.A(result.samples[0]), op.A(x))

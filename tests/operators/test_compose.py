@@ -212,3 +212,39 @@ def test_coefficients_can_be_weighted_one_by_one() -> None:
     assert torch.allclose(op.A(x), wanted, rtol=1e-12, atol=1e-12)
     assert torch.allclose(op.measured(part.A(x)), wanted, rtol=1e-10, atol=1e-10)
     assert isinstance(op, SpectralOperator)
+
+
+def test_what_goes_through_a_surrogate_says_so_wherever_it_stands() -> None:
+    rounded, plain = operators.Quantize(SHAPE, 2), blur()
+    for op in (
+        rounded @ plain,
+        plain @ rounded,
+        2 * rounded,
+        operators.stacked([plain, rounded]),
+        operators.per_image([plain, rounded]),
+    ):
+        assert op.surrogate
+    for op in (
+        plain @ mask(),
+        2 * plain,
+        operators.stacked([plain, mask()]),
+        operators.per_image([plain, mask()]),
+    ):
+        assert not op.surrogate
+
+
+def test_picking_from_what_is_the_same_for_all_images_changes_nothing() -> None:
+    for op in (blur("zero") @ mask(), 2 * blur(), operators.stacked([mask(), blur("zero")])):
+        assert op.pick([0, 0, 1]) is op
+
+
+@pytest.mark.parametrize("weights", [torch.tensor([-1.0, 1.0]), torch.ones(3), torch.tensor([nan, 1.0])])
+def test_weights_that_are_no_weights_are_refused(weights: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"^weights: expected 2 finite numbers from 0 up"):
+        Reweighted(Identity((1, 1, 2)), weights)
+
+
+def test_an_operator_for_each_image_says_what_is_wrong_with_a_weight() -> None:
+    own = operators.per_image([blur(), mask()])
+    with pytest.raises(ValueError, match=r"^weight: expected"):
+        own.prox(random(2, *SHAPE), random(2, *SHAPE), torch.ones(3))  # type: ignore[attr-defined]

@@ -128,3 +128,7 @@ def test_intensity_bends_a_line_into_a_scribble() -> None:
 def test_a_random_motion_that_cannot_be_is_refused(arguments: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kernels.random_motion(*arguments)
+
+
+def test_a_disk_smaller_than_a_sample_is_one_pixel() -> None:
+    assert kernels.disk(0.01).tolist() == [[1.0]]

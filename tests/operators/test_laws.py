@@ -263,6 +263,27 @@ def test_float32_is_float64_to_its_own_precision(op: LinearOperator) -> None:
     assert error(got.double(), exact) < 1e-5
 
 
+@law(ProximalOperator)
+def test_the_prox_answers_in_the_dtype_of_the_picture_whatever_the_measurements_is(
+    op: ProximalOperator,
+) -> None:
+    z, y = picture(op, 2), op.A(picture(op, 2, seed=1))
+    assert op.prox(z.float(), y, 2.0).dtype == torch.float32
+    assert op.prox(z, y.float(), 2.0).dtype == torch.float64
+
+
+@law(Operator, many=4)
+def test_what_is_worked_out_in_inference_mode_serves_autograd_later(op: Operator) -> None:
+    x = picture(op, 1)
+    with torch.inference_mode():
+        y = op.A(x)
+        if isinstance(op, ProximalOperator):
+            op.prox(x, y, 2.0)
+    leaf = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(op.A(leaf).square().sum(), leaf)
+    assert slope.isfinite().all()
+
+
 @law(Operator)
 def test_bfloat16_comes_back_as_bfloat16_within_its_error(op: Operator) -> None:
     x = picture(op, 2).bfloat16()

@@ -75,3 +75,21 @@ def test_it_says_in_one_line_what_it_is() -> None:
 def test_identity_refuses_what_is_no_image_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"shape: expected \(C, H, W\)"):
         Identity(shape)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_what_is_lost_may_be_nan_in_any_dtype_and_with_a_gradient(dtype: torch.dtype, gradient: bool) -> None:
+    op = Mask(KEEP, 1)
+    x = torch.where(KEEP == 1, 0.5, nan)[None, None].to(dtype).requires_grad_(gradient)
+    y = op.A(x)
+    assert torch.equal(y.detach(), 0.5 * KEEP[None, None].to(dtype))
+    if gradient:
+        (slope,) = torch.autograd.grad(y.sum(), x)
+        assert torch.equal(slope, KEEP[None, None].to(dtype))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_forward_derivatives_are_not_lost_on_the_fast_way() -> None:
+    op, x, v = Mask(KEEP, 1), torch.rand(1, 1, *KEEP.shape), torch.rand(1, 1, *KEEP.shape)
+    assert torch.equal(torch.func.jvp(op.A, (x,), (v,))[1], op.A(v))

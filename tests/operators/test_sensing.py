@@ -133,3 +133,7 @@ def test_what_cannot_be_is_refused_in_one_line(shape: Any, options: dict[str, An
 def test_it_says_in_one_line_what_it_is() -> None:
     wanted = "CompressedSensing(dct, 12 per channel of 3x6x8)"
     assert repr(CompressedSensing((3, 6, 8), 0.25, "dct")) == wanted
+
+
+def test_the_number_of_measurements_is_rounded_not_cut() -> None:
+    assert CompressedSensing((1, 3, 5), 0.58, "dct").out_shape == (1, 9)  # 8.7

@@ -97,6 +97,13 @@ def stacked(draw: Draw) -> Operator:
     return exact(operators.stacked([of(draw, name, shape) for name in kinds]))
 
 
+def reweighted(draw: Draw) -> Operator:
+    part = of(draw, draw(st.sampled_from(["mask", "circular", "separable"])), shapes(draw, least=4))
+    assert isinstance(part, operators.SpectralOperator)
+    weights = random(part.singular_values.numel(), seed=seeds(draw)).abs()
+    return operators.Reweighted(part, weights * (weights > 0.1))
+
+
 def exact(operator: Operator) -> Operator:
     """With conjugate gradients as exact as float64 lets them be."""
     if "rtol" in vars(operator):
@@ -113,4 +120,5 @@ COMBINATIONS: dict[str, Callable[[Draw], Operator]] = {
     "composed": composed,
     "scaled": scaled,
     "stacked": stacked,
+    "reweighted": reweighted,
 }
