@@ -203,6 +203,8 @@ def _one_by_one(
     arguments: dict[str, Any],
 ) -> Result:
     """`restore` for pictures that have, or whose noise makes, an operator each: none feels the others."""
+    if isinstance(op, PerImage) and len(y) != len(op.parts):
+        raise RequestError(f"y: expected {len(op.parts)} measurements for {op.describe()}, got {len(y)}")
     for i in range(len(y)):  # what cannot be, before anything slow
         one = measured(y[i : i + 1], op.pick([i]), sigma_y, arguments["noise"])
         known = _as_known_to(arguments["method"], one)
@@ -293,6 +295,10 @@ def measured(
     y: Tensor, op: Operator, sigma_y: float | Literal["auto"] = 0.0, noise: Noise | None = None
 ) -> Measurement:
     """y with its noise. RequestError unless y is a finite batch of op's measurements, and the noise a sensible one."""
+    if not isinstance(op, Operator):
+        raise RequestError(f"op: expected an operator of invdiff.operators, got {type(op).__name__}")
+    if noise is not None and not isinstance(noise, Noise):
+        raise RequestError(f"noise: expected a model such as operators.PoissonNoise(30), got {noise!r}")
     if tuple(y.shape[1:]) != tuple(op.out_shape) or not len(y):
         raise RequestError(
             f"y: expected shape (B, {', '.join(map(str, op.out_shape))}) for {op.describe()}, got {tuple(y.shape)}"

@@ -175,11 +175,15 @@ class LinearOperator(ProximalOperator):
 
     def _warn_if(self, unfinished: Tensor) -> None:
         if unfinished.any():
-            warnings.warn(
-                f"{self}: conjugate gradients stopped at max_iter = {self.max_iter}, short of rtol = {self.rtol:g}; "
-                "raise max_iter or rtol",
-                stacklevel=4,
-            )
+            self._slow  # noqa: B018  # the first time says it
+
+    @cached_property
+    def _slow(self) -> None:
+        warnings.warn(
+            f"{self}: conjugate gradients stopped at max_iter = {self.max_iter}, short of rtol = {self.rtol:g}; "
+            "raise max_iter or rtol",
+            stacklevel=2,
+        )
 
 
 class SpectralOperator(LinearOperator):

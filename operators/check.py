@@ -6,15 +6,21 @@ import torch
 from torch import Tensor
 
 from .base import LinearOperator, Operator, ProximalOperator
+from .compose import PerImage
 
 
 @torch.no_grad()
 def check(operator: Operator, *, rtol: float = 1e-6, seed: int = 0) -> None:
     """Try it on random pictures in float64. ValueError, in one line, for the first promise it breaks.
 
-    Shapes and dtypes; finite numbers; each sample on its own; and for linear ones A linear, ⟨A x, v⟩ = ⟨x, Aᵀ v⟩ and
-    the prox's optimality, within rtol (the prox within 10⁴ times that, as conjugate gradients stop before).
+    Shapes and dtypes; finite numbers; a derivative; each sample on its own; nothing changed that it is given. For
+    linear ones A linear, ⟨A x, v⟩ = ⟨x, Aᵀ v⟩ and the prox's optimality, within rtol (the prox within 10⁴ times that,
+    as conjugate gradients stop before). For others with a prox, that nothing near it is better.
     """
+    if isinstance(operator, PerImage):
+        for part in operator.parts:
+            check(part, rtol=rtol, seed=seed)
+        return
     if not isinstance(operator, Operator):
         raise ValueError(f"expected an invdiff.operators.Operator, got {type(operator).__name__}")
     name = operator.describe()
@@ -28,12 +34,18 @@ def check(operator: Operator, *, rtol: float = 1e-6, seed: int = 0) -> None:
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     x = draw(2, *operator.in_shape)
-    y = _of_shape(operator.A(x), (2, *operator.out_shape), f"{name}: A")
-    _near(operator.A(x[1:]), y[1:], rtol, f"{name}: A of one picture of a batch")
+    given = x.clone()
+    y = _of_shape(operator.A(x), (2, *operator.out_shape), f"{name}: A").clone()
+    _unchanged(x, given, f"{name}: A")
+    alone = f"{name}: A of a picture alone, and in a batch (treat each sample on its own)"
+    _near(operator.A(x[1:]), y[1:], rtol, alone)
+    _differentiable(operator, x, name)
     if isinstance(operator, LinearOperator):
         v, other = draw(2, *operator.out_shape), draw(2, *operator.in_shape)
         _near(operator.A(2 * x + other), 2 * y + operator.A(other), rtol, f"{name}: A(2x + z)")
-        back = _of_shape(operator.A_adjoint(v), (2, *operator.in_shape), f"{name}: A_adjoint")
+        given = v.clone()
+        back = _of_shape(operator.A_adjoint(v), (2, *operator.in_shape), f"{name}: A_adjoint").clone()
+        _unchanged(v, given, f"{name}: A_adjoint")
         ahead, behind = float((y * v).sum()), float((x * back).sum())
         if abs(ahead - behind) > rtol * float(y.norm() * v.norm()):
             raise ValueError(
@@ -43,7 +55,37 @@ def check(operator: Operator, *, rtol: float = 1e-6, seed: int = 0) -> None:
         found = _of_shape(operator.prox(x, v, 2.0), (2, *operator.in_shape), f"{name}: prox")
         _near(found - x, 2 * operator.A_adjoint(v - operator.A(found)), 1e4 * rtol, f"{name}: prox(x, y) − x")
     elif isinstance(operator, ProximalOperator):
-        _of_shape(operator.prox(x, y, 2.0), (2, *operator.in_shape), f"{name}: prox")
+        z = draw(2, *operator.in_shape)
+        found = _of_shape(operator.prox(z, y, 2.0), (2, *operator.in_shape), f"{name}: prox")
+
+        def cost(at: Tensor) -> Tensor:
+            return 0.5 * (at - z).square().sum() + (operator.A(at) - y).square().sum()
+
+        if not operator.surrogate and cost(found) > min(cost(z), cost(x), cost(0.9 * found + 0.1 * z)) * (
+            1 + rtol
+        ):
+            raise ValueError(
+                f"{name}: prox: expected the least ½‖x − z‖² + weight/2·‖A(x) − y‖², got {cost(found):.4g}, "
+                "which is not the least nearby"
+            )
+
+
+def _unchanged(now: Tensor, before: Tensor, what: str) -> None:
+    if not torch.equal(now, before):
+        raise ValueError(f"{what}: changes what it is given; work on a copy")
+
+
+def _differentiable(operator: Operator, x: Tensor, name: str) -> None:
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        y = operator.A(leaf)
+        if not y.requires_grad:
+            raise ValueError(
+                f"{name}: A: cannot be differentiated; use torch's functions on x, without detach"
+            )
+        (slope,) = torch.autograd.grad(y.square().sum(), leaf)
+    if not slope.isfinite().all():
+        raise ValueError(f"{name}: A: expected a finite derivative, got NaN or infinity")
 
 
 def _of_shape(got: Tensor, shape: tuple[int, ...], what: str) -> Tensor:

@@ -80,6 +80,9 @@ class JPEG(ProximalOperator):
 
         tables: {0: luma's, 1: chroma's} or a list; each 64 whole numbers, row by row (not in the file's zigzag order).
         """
+        if isinstance(tables, str) or not isinstance(tables, Mapping | Sequence):
+            kind = type(tables).__name__
+            raise TypeError(f"tables: expected numbers, got {kind}; pass Image.open(path).quantization")
         if isinstance(tables, Mapping):
             if sorted(tables) != list(range(len(tables))):
                 raise ValueError(

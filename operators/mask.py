@@ -36,8 +36,14 @@ class Mask(SpectralOperator):
     channels: int = 3
 
     def __post_init__(self) -> None:
-        given = torch.as_tensor(self.keep)
-        if given.ndim not in (2, 3) or given.numel() == 0 or self.channels < 1:
+        try:
+            given = torch.as_tensor(self.keep)
+        except (TypeError, ValueError, RuntimeError):
+            kind = type(self.keep).__name__
+            raise TypeError(
+                f"keep: expected an array of 0 and 1, got {kind}; numpy.asarray(image) > 127 keeps what is white"
+            ) from None
+        if given.ndim not in (2, 3) or given.numel() == 0 or given.is_complex() or self.channels < 1:
             raise ValueError(f"keep: expected (H, W), (1, H, W) or (C, H, W), got {tuple(given.shape)}")
         if given.isnan().any():
             raise ValueError("keep: expected 1 for the pixels to keep and 0 for the others, got NaN")

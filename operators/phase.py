@@ -97,5 +97,10 @@ def best_of(samples: Tensor, y: Tensor, operator: Operator) -> Tensor:
         raise ValueError(
             f"best_of: expected samples (S, B, C, H, W) and y (B, ...), got {tuple(samples.shape)} and {tuple(y.shape)}"
         )
+    if samples.shape[2:] != operator.in_shape or y.shape[1:] != operator.out_shape:
+        raise ValueError(
+            f"best_of: expected samples of {by(*operator.in_shape)} and y of {by(*operator.out_shape)}, "
+            f"got {by(*samples.shape[2:])} and {by(*y.shape[1:])}"
+        )
     misfit = torch.stack([(y - operator.A(one)).flatten(1).norm(dim=1) for one in samples])
     return misfit.nan_to_num(inf, posinf=inf).argmin(0)

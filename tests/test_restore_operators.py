@@ -257,6 +257,8 @@ def test_a_quantiser_named_to_a_linear_method_is_met_as_noise() -> None:
         (operators.CompressedSensing(SHAPE, 0.5, "dct"), {"sigma_y": "auto"}, "for measurements that are pictures"),
         (operators.Clip(SHAPE), {"method": "mmps"}, "needs a linear operator; methods that can do this: dps, diffpir"),
         (operators.PhaseRetrieval(SHAPE), {"method": "diffpir"}, "needs an operator with a proximal map"),
+        (operators.Identity(SHAPE), {"noise": "poisson:30"}, "noise: expected a model such as"),
+        (operators.Identity(SHAPE), {"noise": operators.PoissonNoise}, "noise: expected a model such as"),
         (operators.Identity(SHAPE), {"sigma_y": 3.0}, "expected a standard deviation in image units, 0 to 1"),
     ],
 )  # fmt: skip
@@ -279,3 +281,12 @@ def test_linear_operators_are_told_apart_by_their_rung() -> None:
     assert isinstance(operators.Grayscale(SHAPE), LinearOperator)
     assert "proximal" in abilities(operators.JPEG(SHAPE))
     assert "linear" not in abilities(operators.JPEG(SHAPE))
+
+
+def test_what_is_no_operator_and_a_batch_of_another_size_are_refused() -> None:
+    own = operators.per_image([operators.Identity(SHAPE), operators.Clip(SHAPE)])
+    for batch in (1, 3):
+        with pytest.raises(RequestError, match=f"expected 2 measurements for .*, got {batch}"):
+            invdiff.restore(picture(batch), own, PRIOR)
+    with pytest.raises(RequestError, match=r"op: expected an operator of invdiff\.operators, got int"):
+        invdiff.restore(picture(), 3, PRIOR)  # type: ignore[arg-type]

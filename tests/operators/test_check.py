@@ -46,11 +46,17 @@ class Faulty(LinearOperator):
                 return x - x.mean(0, keepdim=True)
             case "affine":
                 return x + 1
+            case "in place":
+                return x.mul_(0.5)
+            case "detached":
+                return x.detach()
             case "list":
                 return [x]  # type: ignore[return-value]
         return x
 
     def A_adjoint(self, y: Tensor) -> Tensor:
+        if self.fault == "adjoint in place":
+            y += 1
         return y.flip(-1) if self.fault == "adjoint" else y[:, :1] if self.fault == "back" else y
 
     def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
@@ -63,7 +69,10 @@ class Faulty(LinearOperator):
         ("shape", r"A: expected shape \(2, 3, 6, 5\), got \(2, 3, 6, 4\)"),
         ("dtype", "A: expected the dtype it was given"),
         ("nan", "A: expected finite numbers"),
-        ("batch", "A of one picture of a batch"),
+        ("batch", "A of a picture alone, and in a batch"),
+        ("in place", "A: changes what it is given"),
+        ("detached", "A: cannot be differentiated"),
+        ("adjoint in place", "A_adjoint: changes what it is given"),
         ("affine", r"A\(2x \+ z\)"),
         ("list", "A: expected a tensor, got list"),
         ("adjoint", "A_adjoint is not the adjoint of A"),
@@ -95,6 +104,13 @@ def test_what_is_no_operator_or_has_no_shapes_is_refused() -> None:
         def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
             return z[:1]
 
+    class Wrong(Flat):
+        def prox(self, z: Tensor, y: Tensor, weight: float | Tensor) -> Tensor:
+            return torch.zeros_like(z)
+
+    with pytest.raises(ValueError, match="prox: expected the least"):
+        operators.check(Wrong())
+    operators.check(operators.per_image([operators.Identity(SHAPE), Faulty()]))
     with pytest.raises(ValueError, match=r"expected an invdiff\.operators\.Operator, got Identity"):
         operators.check(torch.nn.Identity())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Shapeless: expected in_shape"):

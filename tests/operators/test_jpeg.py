@@ -349,3 +349,9 @@ def test_another_shape_is_refused_by_every_method() -> None:
     for call in calls:
         with pytest.raises(ValueError, match=r"^[^\n]*expected (an image|a measurement) \(B, 3, 8, 9\), got"):
             call()
+
+
+@pytest.mark.parametrize("wrong", ["photo.jpg", 75])
+def test_tables_that_are_no_numbers_are_refused_with_what_to_do(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^tables: expected numbers, got .*quantization$"):
+        JPEG.like((3, 8, 8), wrong)

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from invdiff import operators
 from invdiff.operators import OPERATORS, LinearOperator, Operator, ProximalOperator, SpectralOperator
 
 EXAMPLES = {
@@ -94,6 +95,11 @@ def test_an_example_is_of_its_kind_and_says_its_shapes_in_one_line(op: Operator)
     assert "\n" not in op.describe()
     assert repr(op) == op.describe()
     assert torch.equal(op(picture(op, 2)), y)
+
+
+@law(Operator, many=4)
+def test_the_check_that_authors_run_finds_nothing(op: Operator) -> None:
+    operators.check(op, rtol=1e-4)
 
 
 # -------------------------------------------------------------------------------------------------- linear

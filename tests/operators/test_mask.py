@@ -93,3 +93,9 @@ def test_what_is_lost_may_be_nan_in_any_dtype_and_with_a_gradient(dtype: torch.d
 def test_forward_derivatives_are_not_lost_on_the_fast_way() -> None:
     op, x, v = Mask(KEEP, 1), torch.rand(1, 1, *KEEP.shape), torch.rand(1, 1, *KEEP.shape)
     assert torch.equal(torch.func.jvp(op.A, (x,), (v,))[1], op.A(v))
+
+
+def test_what_is_no_array_is_refused_with_what_to_do() -> None:
+    for wrong in ("mask.png", object()):
+        with pytest.raises(TypeError, match=r"^keep: expected an array of 0 and 1, got .*asarray"):
+            Mask(wrong)  # type: ignore[arg-type]

@@ -164,3 +164,13 @@ def test_bad_options_and_shapes_are_refused_in_one_line() -> None:
 
 def test_it_describes_itself_in_one_line() -> None:
     assert repr(PhaseRetrieval(SHAPE, 1.5)) == "PhaseRetrieval(oversampling 1.5, 2x9x8)"
+
+
+def test_best_of_refuses_samples_and_measurements_of_other_sizes() -> None:
+    op = PhaseRetrieval((1, 6, 5))
+    with pytest.raises(
+        ValueError, match=r"^best_of: expected samples of 1x6x5 and y of 1x12x10, got 1x6x6 and"
+    ):
+        best_of(torch.rand(2, 1, 1, 6, 6), torch.rand(1, 1, 12, 10), op)
+    with pytest.raises(ValueError, match=r"^best_of: .* and 1x12x11$"):
+        best_of(torch.rand(2, 1, 1, 6, 5), torch.rand(1, 1, 12, 11), op)
