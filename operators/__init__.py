@@ -12,7 +12,7 @@ from .base import LinearOperator, Operator, ProximalOperator, SpectralOperator
 from .blur import Blur, CircularBlur, SeparableBlur
 from .check import check
 from .color import Demosaic, Grayscale
-from .compose import PerImage, Reweighted, composed, per_image, scaled, stacked
+from .compose import Composed, PerImage, Reweighted, Scaled, composed, per_image, scaled, stacked
 from .external import from_deepinv, to_deepinv
 from .jpeg import JPEG
 from .mask import Diagonal, Identity, Mask
@@ -59,6 +59,7 @@ __all__ = [
     "CircularBlur",
     "Clip",
     "ColouredNoise",
+    "Composed",
     "CompressedSensing",
     "Demosaic",
     "Diagonal",
@@ -80,6 +81,7 @@ __all__ = [
     "Quantize",
     "Reweighted",
     "SaltAndPepperNoise",
+    "Scaled",
     "SeparableBlur",
     "SeparableOperator",
     "SpectralOperator",

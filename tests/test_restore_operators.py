@@ -290,3 +290,17 @@ def test_what_is_no_operator_and_a_batch_of_another_size_are_refused() -> None:
             invdiff.restore(picture(batch), own, PRIOR)
     with pytest.raises(RequestError, match=r"op: expected an operator of invdiff\.operators, got int"):
         invdiff.restore(picture(), 3, PRIOR)  # type: ignore[arg-type]
+
+
+def test_whatever_blurs_on_the_way_gets_the_settings_of_a_blur() -> None:
+    blur = operators.Blur(operators.kernels.disk(1), SHAPE, "reflect")
+    iterations = invdiff.restore(blur.A(picture()), blur, PRIOR, steps=1).config["iterations"]
+    assert iterations > 1
+    for op in (
+        2 * blur,
+        operators.Downsample(2, SHAPE) @ blur,
+        operators.BlurDownsample(operators.kernels.disk(1), 2, SHAPE),
+    ):
+        assert invdiff.restore(op.A(picture()), op, PRIOR, steps=1).config["iterations"] == iterations
+    op = operators.Downsample(2, SHAPE)
+    assert invdiff.restore(op.A(picture()), op, PRIOR, steps=1).config["iterations"] == 1

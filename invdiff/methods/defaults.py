@@ -8,15 +8,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from invdiff.operators import JPEG, Blur, Clip, Downsample, Identity, Mask, Operator, Quantize
+from invdiff.operators import (
+    JPEG,
+    Blur,
+    BlurDownsample,
+    Clip,
+    Composed,
+    Downsample,
+    Identity,
+    Mask,
+    Operator,
+    Quantize,
+    Scaled,
+)
 
 AUTO = "mmps"
 """The method for every linear operator; denoising is `ancestral`; not linear: `diffpir` if it has a prox, or `dps`."""
 
-KINDS: dict[str, type[Operator]] = {
+KINDS: dict[str, type[Operator] | tuple[type[Operator], ...]] = {
     "identity": Identity,
     "mask": Mask,
-    "blur": Blur,
+    "blur": (Blur, BlurDownsample),
     "downsample": Downsample,
     "clip": Clip,
     "quantize": Quantize,
@@ -50,5 +62,9 @@ def defaults(method: str, operator: Operator) -> dict[str, Any]:
 
 
 def kind(operator: Operator) -> str:
-    """A key of KINDS, or other."""
+    """A key of KINDS, or other. A multiple is of its part's kind, and what is blurred on the way is a blur."""
+    if isinstance(operator, Scaled):
+        return kind(operator.part)
+    if isinstance(operator, Composed) and "blur" in (kind(operator.outer), kind(operator.inner)):
+        return "blur"
     return next((name for name, cls in KINDS.items() if isinstance(operator, cls)), "other")
