@@ -77,7 +77,7 @@ def check(operator: Operator, *, rtol: float = 1e-6, seed: int = 0) -> None:
 
 
 def _own_prox(kind: type[LinearOperator]) -> bool:
-    """Whether its prox is not the inherited one, which is right where A and A_adjoint are, and slow on large pictures."""
+    """Whether its prox is not the inherited one: right where A and A_adjoint are, and slow on large pictures."""
     return kind.prox is not LinearOperator.prox or kind._least_squares is not LinearOperator._least_squares
 
 
