@@ -89,7 +89,8 @@ class Measurement:
         if channels not in (None, 1, 3):
             raise RequestError(f"expected a prior of 1 or 3 channels for pictures, got one of {channels}")
         fold: Fold | None = None if channels in (None, own) else "repeat" if own == 1 else "split"
-        if fold and ("mixes" in self.spec.traits or own not in (1, 3)):
+        apart = {"mixes"} if fold == "repeat" else {"mixes", "chroma"}
+        if fold and (apart & self.spec.traits or own not in (1, 3)):
             raise RequestError(
                 f"{self.source.path}: the operator treats the channels of a picture unlike, so one of {own} needs a "
                 f"prior of as many, got one of {channels}; give {'a picture in colour' if own == 1 else 'another'}"
@@ -100,7 +101,8 @@ class Measurement:
             y = quietly(lambda: self.spec.settled(y, self.shape, noisy))
             if fold:
                 y = self.spec.folded(y, self.shape, fold)
-            operator = quietly(lambda: self.spec.operator((channels or own, *self.shape[1:])))
+            spec = self.spec.repeated() if fold == "repeat" else self.spec
+            operator = quietly(lambda: spec.operator((channels or own, *self.shape[1:])))
         sigma_y, noise = self.sigma_y, self.noise
         if fold == "repeat":
             sigma_y, noise = min(1.0, sigma_y * 3**0.5), noise and noise.copied(3)
@@ -148,7 +150,7 @@ class Problem:
                 0
             ]
         if isinstance(self.operator, operators.PhaseRetrieval):
-            magnitude = self.y[0].mean(dim=0)
+            magnitude = self.y[0].mean(dim=0).clamp(min=0)  # noise can take one below
             decades = 1 + (magnitude / magnitude.max().clamp(min=1e-12)).log10() / 4
             centred = decades.clamp(min=0).roll([n // 2 for n in magnitude.shape], (0, 1))
             return "log magnitude, 4 decades", centred.numpy()

@@ -170,12 +170,16 @@ def parse_noise(given: str | float | Mapping[str, Any], where: str = "--noise") 
                 f"{where}: expected one model and its numbers, as in {{poisson: {{peak: 50}}}}"
             )
         ((name, numbers),) = given.items()
+        if name == "gaussian":
+            raise RequestError(f"{where}: gaussian: give its standard deviation alone, as in noise: 0.1")
         if name not in NOISES:
             raise unknown("noise", str(name), NOISES)
         if not isinstance(numbers, Mapping):
             raise RequestError(f"{where}: {name}: expected keys and values, {_keys(name)}, got {numbers!r}")
         return config.build(NOISES[name], numbers, f"{where}: {name}")
     name, colon, rest = str(given).partition(":")
+    if name == "gaussian":  # what a plain number is
+        given, name, colon = rest or given, "", ""
     if colon or name in NOISES:
         if name not in NOISES:
             raise unknown("noise", name, NOISES)

@@ -7,16 +7,17 @@ Where its measurement has another shape than the picture, it may say which pictu
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
-from .errors import RequestError, nearest
+from .errors import InvdiffError, RequestError, nearest
 from .specs import Measured, Shape, Spec, Trait
 from .words import dims
 
@@ -36,6 +37,27 @@ def offered() -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=GROUP)}
     except Exception:  # another package's files, of which anything may be wrong
         return {}
+
+
+def missing_module(point: EntryPoint) -> str | None:
+    """The package that an entry point names, where there is none; nothing is imported to find out."""
+    from importlib.util import find_spec
+
+    top = point.module.partition(".")[0]
+    try:
+        return None if find_spec(top) else top
+    except (ImportError, ValueError):
+        return top
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Around a call that may run code of the user's: what that prints is no output of ours, and it ends nothing."""
+    with redirect_stdout(sys.stderr):
+        try:
+            yield
+        except SystemExit as error:
+            raise InvdiffError(f"the operator's code asked to exit: SystemExit {error}".rstrip()) from None
 
 
 def is_file(source: str) -> bool:
@@ -130,15 +152,13 @@ class Foreign(Spec):
         return self._from_file(self.path) if self.path is not None else self._from_package()
 
     def _from_file(self, path: Path) -> Callable[..., Any]:
-        import sys
-
         name = self.source.partition(":")[2]
         # Run by hand and not imported, so that no __pycache__ appears in the user's folder.
         module = ModuleType(f"invdiff_operator_{path.stem}")
         module.__file__ = str(path)
         sys.modules[module.__name__] = module  # where dataclasses look for the module of a class
         with self._explained("when it was imported"):
-            exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
+            exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), vars(module))
         if not name or not hasattr(module, name):
             known = [
                 key
@@ -169,12 +189,15 @@ class Foreign(Spec):
 
     @contextmanager
     def _explained(self, when: str) -> Iterator[None]:
-        """Whatever their code raises, in one line with its place in their file."""
+        """Whatever their code raises, in one line with its place in their file; it finds the modules beside that."""
+        beside = [str(self.path.resolve().parent)] if self.path is not None else []
+        sys.path[:0] = beside
         try:
-            yield
+            with redirect_stdout(sys.stderr):  # standard output is for results
+                yield
         except RequestError:
             raise
-        except Exception as error:  # of any kind: it is their code
+        except (Exception, SystemExit) as error:  # of any kind: it is their code
             place = self.source
             if self.path is not None:
                 lines = [
@@ -186,3 +209,7 @@ class Foreign(Spec):
                 place = f"{self.path}:{line}" if line else self.source
             text = " ".join(str(error).split()) or "no message"
             raise RequestError(f"{place}: {type(error).__name__} {when}: {text}") from None
+        finally:
+            for folder in beside:
+                if folder in sys.path:
+                    sys.path.remove(folder)

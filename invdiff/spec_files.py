@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .operators import Operator
 
 SUFFIXES = (".yaml", ".yml")
+BUILT_IN = (*SPECS, "stack", "scale")
+"""Names that no operator of another package can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Scale(Spec):
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.by) or self.by == 0:
-            raise ValueError(f"expected a number other than 0, got {self.by:g}")
+            raise ValueError(f"expected a finite number other than 0, got {self.by:g}")
 
     @property
     def basis(self) -> str:
@@ -89,7 +91,9 @@ class Composition(Spec):
                 continue
             elif "linear" not in ABILITIES[kind] or "linear" not in ABILITIES[part.kind]:
                 kind, multiple = "any", 1.0
-            elif kind != part.kind or kind not in ("mask", "circular", "separable"):
+            elif {kind, part.kind} == {"mask", "diagonal"}:
+                kind = "diagonal"
+            elif kind != part.kind or kind not in ("mask", "diagonal", "circular", "separable"):
                 kind = "linear"
         return "spectral" if multiple != 1 and kind in ("identity", "mask") else kind
 
@@ -151,6 +155,13 @@ class Composition(Spec):
             return super().folded(y, shape, fold)
         part, at = steps[-1]
         return part.folded(y, _picture(at, part), fold)
+
+    def repeated(self) -> Spec:
+        return replace(self, parts=tuple(part.repeated() for part in self.parts))
+
+    def notes(self, shape: Shape) -> tuple[str, ...]:
+        steps = [(part, at) for part, at in self._walk(shape) if not isinstance(part, Scale)]
+        return tuple(note for part, at in steps for note in part.notes(_picture(at, part)))
 
     def at(self, folder: Path) -> Self:
         return replace(self, parts=tuple(part.at(folder) for part in self.parts))
@@ -232,6 +243,12 @@ class Stack(Spec):
         ]
         return torch.cat(folded, dim=1)
 
+    def repeated(self) -> Spec:
+        return replace(self, parts=tuple(part.repeated() for part in self.parts))
+
+    def notes(self, shape: Shape) -> tuple[str, ...]:
+        return tuple(note for part in self.parts for note in part.notes(shape))
+
     def at(self, folder: Path) -> Self:
         return replace(self, parts=tuple(part.at(folder) for part in self.parts))
 
@@ -298,12 +315,13 @@ def _inline(text: str) -> SpecFile:
 
 def build(node: Any, where: str) -> Spec:
     """A spec from YAML's plain keys and values; `where` begins every error."""
-    if isinstance(node, str):
+    if isinstance(node, str) and node:
         node = {node: {}}
     if isinstance(node, list) and node:
         return Composition(parts=tuple(build(part, where) for part in node))
     if not isinstance(node, dict) or len(node) != 1:
-        got = f"the keys {', '.join(map(str, node))}" if isinstance(node, dict) else repr(node)
+        keys = f"the keys {', '.join(map(str, node))}" if isinstance(node, dict) else repr(node)
+        got = keys if node or node == 0 else "nothing"
         raise RequestError(
             f"{where}: expected one operator with its keys, as in {{blur: {{kernel: gaussian, std: 3.0}}}}, or a "
             f"list of such, got {got}"
@@ -321,7 +339,7 @@ def build(node: Any, where: str) -> Spec:
         return config.build(SPECS[name], options or {}, f"{where}: {name}")
     if plugins.is_file(str(name)) or name in plugins.offered():
         return plugins.Foreign(source=str(name), settings=dict(options or {}))
-    raise unknown("operator", str(name), (*SPECS, "stack", "scale", *plugins.offered()))
+    raise unknown("operator", str(name), (*BUILT_IN, *plugins.offered()))
 
 
 def foreign(spec: Spec) -> list[plugins.Foreign]:

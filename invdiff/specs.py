@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from .catalog import ANY, IDENTITY, LINEAR, MASK, PROXIMAL, SPECTRAL, Ability
 from .errors import RequestError, unknown
-from .masks import Colour, read_mask_file
+from .masks import Colour, MaskFile, checked, read_mask_file
 from .words import by, dims
 
 if TYPE_CHECKING:
@@ -36,12 +36,15 @@ Bayer = Literal["rggb", "bggr", "grbg", "gbrg"]
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 Fold = Literal["repeat", "split"]
 
-Kind = Literal["identity", "mask", "circular", "separable", "spectral", "linear", "proximal", "any"]
+Kind = Literal[
+    "identity", "mask", "diagonal", "circular", "separable", "spectral", "linear", "proximal", "any"
+]
 """What an operator is to `operators.composed`, which says what becomes of two of them."""
 
 ABILITIES: dict[Kind, frozenset[Ability]] = {
     "identity": IDENTITY,
     "mask": MASK,
+    "diagonal": SPECTRAL,
     "circular": SPECTRAL,
     "separable": SPECTRAL,
     "spectral": SPECTRAL,
@@ -50,8 +53,9 @@ ABILITIES: dict[Kind, frozenset[Ability]] = {
     "any": ANY,
 }
 
-Trait = Literal["mixes", "grey", "tones", "blurs", "numbers", "code"]
-"""mixes: treats channels unlike, so that a grey picture cannot stand for three of them; grey: one channel is
+Trait = Literal["mixes", "chroma", "grey", "tones", "blurs", "numbers", "code"]
+"""mixes: treats channels unlike, so that a grey picture cannot stand for three of them; chroma: does so but for
+equal ones, so that a grey picture can, and a channel of three cannot stand for a picture; grey: one channel is
 measured of all colours; tones: the picture has others than the measurement's file can hold; blurs: undoing it
 amplifies noise; numbers: what is measured is no picture; code: it runs code of the user's."""
 
@@ -132,6 +136,14 @@ class Spec:
         if fold == "split":
             return y.transpose(0, 1).contiguous()
         return y.expand(-1, 3, *y.shape[2:]).contiguous()
+
+    def repeated(self) -> Spec:
+        """What measures three equal channels as `folded` has it, for "repeat"."""
+        return self
+
+    def notes(self, shape: Shape) -> tuple[str, ...]:
+        """What is to be said of its files before it is used."""
+        return ()
 
     def at(self, folder: Path) -> Self:
         """The same, its files looked for in `folder`."""
@@ -233,6 +245,22 @@ class Mask(Spec):
             raise ValueError("expected either pattern: box, random, ..., or file: a picture")
         needs, may = PATTERNS[self.pattern] if self.pattern else ((), ())
         _check_numbers(self._numbers, self.pattern or "a file", needs, may)
+        if self.missing is not None and not 0 < self.missing < 1:
+            raise ValueError(
+                f"missing: expected the part of the pixels to lose, above 0 and below 1, got {self.missing:g}"
+            )
+        for key, least in (
+            ("height", 1),
+            ("top", 0),
+            ("left", 0),
+            ("period", 2),
+            ("every", 2),
+            ("margin", 1),
+        ):
+            _check_whole(key, getattr(self, key), least)
+        _check_whole("width", self.width, 1, self.period - 1 if self.period else None)
+        _check_whole("offset", self.offset, 0, (self.every or 2) - 1)
+        _check_seed(self.seed)
 
     @property
     def _numbers(self) -> dict[str, Any]:
@@ -252,7 +280,7 @@ class Mask(Spec):
         from . import operators
 
         if self.file is not None:
-            return operators.Mask(torch.from_numpy(self._read(shape)), shape[0])
+            return operators.Mask(torch.from_numpy(self._read(shape).keep), shape[0])
         numbers, draw = self._numbers, getattr(operators.patterns, str(self.pattern))
         if numbers.pop("per_channel", False):
             numbers["channels"] = shape[0]
@@ -261,15 +289,44 @@ class Mask(Spec):
     def measured(self, shape: Shape) -> Measured:
         if self.file is not None:
             self._read(shape)
+        else:
+            try:
+                self._check_size(*shape[1:])
+            except ValueError as error:
+                raise RequestError(f"mask: {self.pattern}: {error}; the picture is {by(shape[1:])}") from None
         return shape
 
-    def _read(self, shape: Shape) -> Array:
-        keep = read_mask_file(Path(str(self.file)), self.mask_keep).keep
-        if keep.shape != shape[1:]:
+    def _check_size(self, rows: int, columns: int) -> None:
+        """ValueError where the pattern does not fit, or would leave all pixels or none."""
+        along = columns if self.vertical else rows
+        if self.pattern == "box":
+            height = self.height or 0
+            width = self.width or height
+            _check_whole("height", height, 1, rows)
+            _check_whole("width", width, 1, columns)
+            _check_whole("top", self.top, 0, rows - height)
+            _check_whole("left", self.left, 0, columns - width)
+            if (height, width) == (rows, columns):
+                raise ValueError("expected a hole smaller than the picture, got all of it")
+        elif self.pattern == "border":
+            _check_whole("margin", self.margin, 1, (min(rows, columns) - 1) // 2)
+        elif self.pattern == "stripes" and self.period and along <= self.period - (self.width or 0):
+            raise ValueError(f"period: expected one that reaches a stripe within {along}, got {self.period}")
+        elif self.pattern == "lines":
+            _check_whole("offset", self.offset, 0, along - 1)
+        elif self.missing is not None and not 0 < round(self.missing * rows * columns) < rows * columns:
+            raise ValueError(f"missing: expected some pixels kept and some lost, got {self.missing:g}")
+
+    def notes(self, shape: Shape) -> tuple[str, ...]:
+        return () if self.file is None else self._read(shape).notes
+
+    def _read(self, shape: Shape) -> MaskFile:
+        mask = read_mask_file(Path(str(self.file)), self.mask_keep)
+        if mask.keep.shape != shape[1:]:
             raise RequestError(
-                f"{self.file}: the mask is {by(keep.shape)}, the picture {by(shape[1:])}; expected the same size"
+                f"{self.file}: the mask is {by(mask.keep.shape)}, the picture {by(shape[1:])}; expected the same size"
             )
-        return keep
+        return checked(mask, mask.path, shape[1:], self.mask_keep)
 
     def settled(self, y: Tensor, shape: Shape, noisy: bool) -> Tensor:
         return self.operator(shape).A(y)
@@ -282,6 +339,72 @@ class Mask(Spec):
             return self.dump()
         checksum = read_mask_file(Path(self.file), self.mask_keep).checksum
         return {self.name: {"file_sha256": checksum, "mask_keep": self.mask_keep}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagonal(Spec):
+    """y = weights · x, pixel by pixel: a flat field. file: .npy of (H, W) or (C, H, W), or a picture, 0 to 1."""
+
+    name = "diagonal"
+    own_kind = "diagonal"
+
+    file: str
+
+    @property
+    def basis(self) -> str:
+        return "pixels"
+
+    @property
+    def traits(self) -> frozenset[Trait]:
+        alike = (self._weights == self._weights[:1]).all()
+        return frozenset({"tones"}) if alike else frozenset({"tones", "mixes"})
+
+    def operator(self, shape: Shape) -> Operator:
+        import torch
+
+        from . import operators
+
+        self.measured(shape)
+        return operators.Diagonal(torch.from_numpy(self._weights.copy()).expand(shape))
+
+    def measured(self, shape: Shape) -> Measured:
+        found = self._weights.shape
+        if found[1:] != shape[1:] or found[0] not in (1, shape[0]):
+            raise RequestError(
+                f"{self.file}: expected weights of the picture's size, {dims(shape)} or {dims(shape[1:])}, got "
+                f"{dims(found)}"
+            )
+        return shape
+
+    def at(self, folder: Path) -> Self:
+        return replace(self, file=str(folder / Path(self.file).expanduser()))
+
+    def describe(self) -> Any:
+        return {self.name: {"file_sha256": self._read[1]}}
+
+    @property
+    def _weights(self) -> Array:
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> tuple[Array, str]:
+        """(C, H, W), one channel where all are alike to the file, and the file's checksum."""
+        from .images import read_image, read_numbers
+
+        if Path(self.file).suffix.lower() == ".npy":
+            numbers = read_numbers(self.file)
+            weights, checksum = numbers.array, numbers.checksum
+        else:
+            picture = read_image(self.file)
+            weights, checksum = picture.array.transpose(2, 0, 1), picture.checksum
+        weights = weights[None] if weights.ndim == 2 else weights
+        if weights.ndim != 3:
+            raise RequestError(
+                f"{self.file}: expected weights (H, W) or (C, H, W), got {dims(weights.shape)}"
+            )
+        if not weights.any():
+            raise RequestError(f"{self.file}: expected weights that are not all zero")
+        return weights, checksum
 
 
 # -------------------------------------------------------------------------------------------- blurs, fewer pixels
@@ -370,11 +493,14 @@ class KernelSpec(Spec):
         for key in ("std", "radius", "length", "size"):
             value = self._numbers.get(key, 1)
             if not 0 < value <= 1000:
-                raise ValueError(f"{key}: expected a size in pixels from 0 to 1000, got {value:g}")
+                raise ValueError(f"{key}: expected a size in pixels above 0, up to 1000, got {value:g}")
+        if self.size is not None and self.size % 2 == 0:
+            raise ValueError(f"size: expected an odd number of pixels, got {self.size}")
+        if self.angle is not None and not math.isfinite(self.angle):
+            raise ValueError(f"angle: expected a finite number of degrees, got {self.angle:g}")
         if self.intensity is not None and not 0 <= self.intensity <= 1:
             raise ValueError(f"intensity: expected a number from 0 to 1, got {self.intensity:g}")
-        if self.seed is not None and not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: expected a whole number from 0 to 2^32 - 1, got {self.seed}")
+        _check_seed(self.seed)
 
     @property
     def _numbers(self) -> dict[str, Any]:
@@ -601,9 +727,15 @@ class Grayscale(_OneOfThree):
 
     name = "grayscale"
 
-    weights: Literal["rec601", "mean"] | tuple[float, float, float] = "rec601"
+    weights: Any = field(default="rec601", metadata={"values": "rec601|mean|[R, G, B]"})
 
     def __post_init__(self) -> None:
+        given = self.weights
+        three = isinstance(given, list | tuple) and len(given) == 3
+        if three and all(isinstance(w, int | float) and not isinstance(w, bool) for w in given):
+            vars(self).update(weights=tuple(map(float, given)))
+        elif given not in ("rec601", "mean"):
+            raise ValueError(f"weights: expected rec601, mean or three numbers, got {given!r}")
         if not any(self.numbers) or not all(map(math.isfinite, self.numbers)):
             raise ValueError(
                 f"weights: expected finite numbers, not all zero, got {list(map(float, self.numbers))}"
@@ -671,7 +803,7 @@ class JPEG(Spec):
 
     name = "jpeg"
     own_kind = "proximal"
-    own_traits = frozenset({"mixes", "tones"})
+    own_traits = frozenset({"chroma", "tones"})
 
     quality: int = 75
     subsampling: Subsampling = "4:2:0"
@@ -680,6 +812,22 @@ class JPEG(Spec):
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality: expected a whole number from 1 to 100, got {self.quality}")
+        if len(self.tables) > 3:
+            raise ValueError(f"tables: expected one to three, got {len(self.tables)}")
+        for table in self.tables:
+            if len(table) != 64 or not all(1 <= step <= 32767 for step in table):
+                raise ValueError(
+                    f"tables: expected 64 whole numbers from 1 to 32767 in each, got {len(table)}: {list(table)}"
+                )
+
+    def repeated(self) -> Spec:
+        """Luma compressed as the grey picture; chroma, which is none, kept to that by the finest steps."""
+        from . import operators
+
+        grey = self.operator((1, 8, 8))
+        assert isinstance(grey, operators.JPEG)
+        luma = tuple(round(255 * step) for step in grey.steps.tolist())
+        return JPEG(tables=(luma, (1,) * 64), subsampling="4:4:4")
 
     def operator(self, shape: Shape) -> Operator:
         from . import operators
@@ -712,6 +860,7 @@ class CompressedSensing(Spec):
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio: expected a number above 0, at most 1, got {self.ratio:g}")
+        _check_seed(self.seed)
 
     @property
     def basis(self) -> str:
@@ -767,6 +916,7 @@ SPECS: dict[str, type[Spec]] = {
     "downsample": Downsample,
     "blur_downsample": BlurDownsample,
     "identity": Identity,
+    "diagonal": Diagonal,
     "demosaic": Demosaic,
     "grayscale": Grayscale,
     "clip": Clip,
@@ -792,6 +942,17 @@ def _check_numbers(given: Mapping[str, Any], what: str, needs: Sequence[str], ma
         if key not in (*needs, *may):
             taken = ", ".join((*needs, *may)) or "no numbers"
             raise ValueError(f"{key}: is not for {what}, which takes {taken}")
+
+
+def _check_whole(key: str, value: int | None, least: int, most: int | None = None) -> None:
+    if value is not None and not least <= value <= (math.inf if most is None else most):
+        wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{key}: expected a whole number {wanted}, got {value}")
+
+
+def _check_seed(seed: int | None) -> None:
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"seed: expected a whole number from 0 to 2^32 - 1, got {seed}")
 
 
 def _check_factor(factor: int) -> None:

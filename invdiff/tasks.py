@@ -138,7 +138,14 @@ class Task:
         shape = self._shape(numbers.array.shape)
         sigma_y = known_sigma(self.noise)
         check_method(method, self.spec.abilities(shape), sigma_y)
-        return Measurement(spec=self.spec, source=numbers, shape=shape, sigma_y=sigma_y, noise=self._model)
+        return Measurement(
+            spec=self.spec,
+            source=numbers,
+            shape=shape,
+            sigma_y=sigma_y,
+            noise=self._model,
+            notes=self.spec.notes(shape),
+        )
 
     def _of_picture(self, picture: Picture, method: str) -> Measurement:
         picture = self._widened(self._grey(picture))
@@ -147,7 +154,7 @@ class Task:
         shape = self._shape((picture.channels, *picture.size), spec)
         sigma_y = self._sigma_y(picture, mask)
         check_method(method, spec.abilities(shape), sigma_y)
-        notes = (*picture.notes, *(mask.notes if mask else ()))
+        notes = (*picture.notes, *(mask.notes if mask else ()), *spec.notes(shape))
         if self.masks and self.masks.given == "alpha":
             import numpy as np
 
@@ -172,9 +179,10 @@ class Task:
         shape = self.shape or spec.unknown(measured)
         expected = spec.measured(shape)
         if expected != measured:
+            remedy = "is that the shape it had?" if self.shape else "give the picture's shape with --shape"
             raise RequestError(
                 f"the measurement has shape {dims(measured)}, expected {dims(expected)} for a picture {dims(shape)}; "
-                "give the picture's shape with --shape"
+                f"{remedy}"
             )
         return shape
 
@@ -419,7 +427,7 @@ def parse_kernel(given: str, border: Border = "valid") -> Blur:
         return blur
     formula = FORMULAS[typed[name]]
     values = [number(part) for part in numbers.split(",")]
-    wrong = RequestError(f"--kernel {given}: expected {formula.usage} with a size in pixels from 0 to 1000")
+    wrong = RequestError(f"--kernel {given}: expected {formula.usage}, finite numbers, SEED and SIZE whole")
     if None in values or len(values) > len(formula.typed):
         raise wrong
     known: dict[str, Any] = dict(zip(formula.typed, values, strict=False))
@@ -429,8 +437,8 @@ def parse_kernel(given: str, border: Border = "valid") -> Blur:
         known[key] = int(known[key])
     try:
         return Blur(kernel=typed[name], border=border, **known)
-    except ValueError:
-        raise wrong from None
+    except ValueError as error:
+        raise RequestError(f"--kernel {given}: expected {formula.usage}; {error}") from None
 
 
 def parse_shape(given: str) -> Shape:

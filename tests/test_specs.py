@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,13 @@ GAUSSIAN = {"blur": {"kernel": "gaussian", "std": 1.0}}
 MOTION = {"blur": {"kernel": "motion", "length": 5, "angle": 30, "border": "valid"}}
 VALID = {"blur": {"kernel": "gaussian", "std": 0.8, "border": "valid"}}
 DOWN = {"downsample": {"factor": 2}}
+FLAT = {"diagonal": {"file": "flat.npy"}}
 BOX = {"mask": {"pattern": "box", "height": 4}}
 
 SINGLE: list[Any] = [
     "identity",
+    FLAT,
+    {"diagonal": {"file": "field.npy"}},
     BOX,
     {"mask": {"pattern": "random", "missing": 0.5, "seed": 3}},
     {"mask": {"pattern": "random", "missing": 0.5, "per_channel": True}},
@@ -87,6 +92,15 @@ TOGETHER: list[Any] = [
     {"stack": [GAUSSIAN, DOWN]},
     {"stack": [BOX, "identity", [BOX, {"scale": 2.0}]]},
     {"stack": ["demosaic", BOX]},
+    {"stack": [FLAT, BOX]},
+    [FLAT, {"scale": 2.0}],
+    [FLAT, BOX],
+    [BOX, {"scale": 2.0}, FLAT, BOX],
+    [FLAT, {"scale": 2.0}, GAUSSIAN],
+    [FLAT, FLAT],
+    [GAUSSIAN, FLAT],
+    [GAUSSIAN, {"jpeg": {"quality": 30}}],
+    {"stack": [BOX, {"jpeg": {"quality": 30}}]},
     {"stack": [GAUSSIAN, {"quantize": {"bits": 2}}]},
     {"stack": [{"compressed_sensing": {"ratio": r}} for r in (0.1, 0.2)]},
     [DOWN, {"stack": [VALID, BOX]}],
@@ -94,13 +108,21 @@ TOGETHER: list[Any] = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of weights for SHAPE in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    weights = 0.5 + np.random.default_rng(0).random(SHAPE)
+    np.save("field.npy", weights)
+    np.save("flat.npy", weights[0])
+
+
 def said(node: Any) -> Spec:
     return build(node, "--operator")
 
 
-def test_every_operator_can_be_said_but_those_that_hold_whole_tensors() -> None:
-    assert set(OPERATORS) - set(SPECS) == {"diagonal"}
-    assert set(SPECS) <= set(OPERATORS)
+def test_every_operator_can_be_said() -> None:
+    assert SPECS.keys() == OPERATORS.keys()
     assert all(kind.name == name for name, kind in SPECS.items())
     for name, kind in SPECS.items():
         examples = [said(node) for node in SINGLE]
@@ -146,8 +168,10 @@ def test_what_treats_all_channels_alike_says_so(node: Any) -> None:
         return
     grey = torch.rand(1, *shape)
     three, one = spec.operator(SHAPE), spec.operator(shape)
-    repeated = spec.folded(one.A(grey), shape, "repeat")
-    torch.testing.assert_close(repeated, three.A(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+    repeated, copies = spec.folded(one.A(grey), shape, "repeat"), spec.repeated().operator(SHAPE)
+    torch.testing.assert_close(repeated, copies.A(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+    if "chroma" in spec.traits:
+        return
     colour = torch.rand(1, *SHAPE)
     split = spec.folded(three.A(colour), SHAPE, "split")
     torch.testing.assert_close(split, one.A(colour.transpose(0, 1)), rtol=1e-4, atol=1e-5)
@@ -167,7 +191,7 @@ def test_valid_blurs_one_after_the_other_overhang_together() -> None:
 
 def test_weights_of_grey_are_the_operators() -> None:
     for weights in ("rec601", "mean"):
-        spec = Grayscale(weights=weights)  # type: ignore[arg-type]
+        spec = Grayscale(weights=weights)
         torch.testing.assert_close(
             operators.Grayscale(SHAPE, weights).response, torch.tensor(spec.numbers, dtype=torch.float64)
         )
@@ -221,7 +245,38 @@ def test_a_kernels_size_is_known_without_building_it(name: str) -> None:
         ({"clip": {}, "blur": {}}, "got the keys clip, blur"),
         ({"stack": {}}, "stack: expected a list of operators"),
         ({"stack": [{"blr": {}}]}, "unknown operator 'blr'"),
-        ([{"scale": 0}], "scale: .*expected a number other than 0"),
+        ([{"scale": 0}], "scale: .*expected a finite number other than 0"),
+        ([{"scale": math.inf}], "scale: .*expected a finite number other than 0, got inf"),
+        ({"blur": {"kernel": "motion", "length": 5, "angle": math.inf}}, "angle: expected a finite number"),
+        ({"blur": {"kernel": "gaussian", "std": math.inf}}, "std: .*above 0, up to 1000, got inf"),
+        ({"blur": {"kernel": "gaussian", "std": 0}}, "std: .*above 0, up to 1000, got 0"),
+        ({"blur": {"kernel": "random_motion", "size": 8}}, "size: expected an odd number of pixels, got 8"),
+        ({"blur": {"kernel": "gaussian", "std": 1, "size": 6}}, "size: expected an odd number of pixels"),
+        ({"mask": {"pattern": "random", "missing": 1}}, "missing: expected the part of the pixels to lose"),
+        ({"mask": {"pattern": "random", "missing": 0.5, "seed": -1}}, "seed: expected a whole number from 0"),
+        ({"mask": {"pattern": "box", "height": 0}}, "height: expected a whole number of at least 1, got 0"),
+        ({"mask": {"pattern": "box", "height": 3, "top": -1}}, "top: expected a whole number of at least 0"),
+        ({"mask": {"pattern": "stripes", "width": 5, "period": 5}}, "width: .* from 1 to 4, got 5"),
+        ({"mask": {"pattern": "lines", "every": 1}}, "every: expected a whole number of at least 2, got 1"),
+        ({"mask": {"pattern": "lines", "every": 3, "offset": 3}}, "offset: .* from 0 to 2, got 3"),
+        ({"mask": {"pattern": "lines", "offset": 2}}, "offset: .* from 0 to 1, got 2"),
+        ({"mask": {"pattern": "border", "margin": -1}}, "margin: expected a whole number of at least 1"),
+        (
+            {"jpeg": {"tables": [[1] * 63]}},
+            "tables: expected 64 whole numbers from 1 to 32767 in each, got 63",
+        ),
+        ({"jpeg": {"tables": [[0] * 64]}}, "tables: expected 64 whole numbers from 1 to 32767"),
+        ({"jpeg": {"tables": [[1] * 64] * 4}}, "tables: expected one to three, got 4"),
+        ({"compressed_sensing": {"ratio": 0.5, "seed": -1}}, "seed: expected a whole number from 0"),
+        (
+            {"grayscale": {"weights": [1, 2]}},
+            r"weights: expected rec601, mean or three numbers, got \[1, 2\]",
+        ),
+        ({"grayscale": {"weights": "men"}}, "weights: expected rec601, mean or three numbers, got 'men'"),
+        ({}, "expected one operator with its keys, .* got nothing"),
+        ("", "expected one operator with its keys, .* got nothing"),
+        (None, "expected one operator with its keys, .* got nothing"),
+        ({"diagonal": {}}, "diagonal: file is missing"),
         ([{"scale": "big"}], "scale: .*got 'big'"),
         ([{"phase_retrieval": {}}, DOWN], "downsample: what phase_retrieval measures is no picture"),
     ],
@@ -245,6 +300,24 @@ def test_what_cannot_be_said_is_one_line(node: Any, message: str) -> None:
         ([DOWN, {"downsample": {"factor": 16}}], (3, 16, 16), "8×8 cannot be reduced by 16"),
         ([GAUSSIAN, "grayscale", "grayscale"], SHAPE, "grayscale: expected a colour picture"),
         ({"compressed_sensing": {"ratio": 0.5}}, (3, 6, 6), "6×6 = 36; use transform: dct"),
+        (
+            {"mask": {"pattern": "box", "height": 9}},
+            (3, 8, 8),
+            "mask: box: height: .* from 1 to 8, got 9; .* 8×8",
+        ),
+        ({"mask": {"pattern": "box", "height": 4, "top": 5}}, (3, 8, 8), "top: .* from 0 to 4, got 5"),
+        ({"mask": {"pattern": "box", "height": 8}}, (3, 8, 8), "a hole smaller than the picture"),
+        ({"mask": {"pattern": "border", "margin": 4}}, (3, 8, 8), "margin: .* from 1 to 3, got 4"),
+        ({"mask": {"pattern": "stripes", "width": 2, "period": 11}}, (3, 8, 8), "a stripe within 8, got 11"),
+        (
+            {"mask": {"pattern": "lines", "every": 20, "offset": 8}},
+            (3, 8, 8),
+            "offset: .* from 0 to 7, got 8",
+        ),
+        ({"mask": {"pattern": "random", "missing": 0.001}}, (3, 8, 8), "some pixels kept and some lost"),
+        (FLAT, (3, 8, 8), "flat.npy: expected weights of the picture's size, 3x8x8 or 8x8, got 1x16x32"),
+        ({"diagonal": {"file": "field.npy"}}, (1, 16, 32), "picture's size, 1x16x32 or 16x32, got 3x16x32"),
+        ({"diagonal": {"file": "nowhere.npy"}}, SHAPE, "nowhere.npy: no such file"),
     ],
     ids=str,
 )
@@ -288,6 +361,37 @@ def test_a_spec_file_that_is_wrong_is_named(tmp_path: Path, text: str, message: 
         read_operator(str(tmp_path / "op.yaml"))[0].measured(SHAPE)
 
 
+@pytest.mark.parametrize("given", ["{}", "", "[]"])
+def test_nothing_is_no_operator(given: str) -> None:
+    with pytest.raises(RequestError, match=r"--operator: expected one operator with its keys, .* got"):
+        read_operator(given)
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        (np.zeros((16, 32)), "not all zero"),
+        (np.full((16, 32), np.nan), "expected finite numbers"),
+        (np.ones(32), r"expected weights \(H, W\) or \(C, H, W\)"),
+    ],
+)
+def test_weights_that_cannot_be_are_one_line(weights: Any, message: str) -> None:
+    np.save("bad.npy", weights)
+    with pytest.raises(RequestError, match=message):
+        said({"diagonal": {"file": "bad.npy"}}).measured(SHAPE)
+
+
+def test_weights_may_be_a_picture_beside_the_file_and_are_recorded_by_their_checksum(tmp_path: Path) -> None:
+    values = np.arange(512, dtype=np.uint16).reshape(16, 32) // 4 + 100
+    (tmp_path / "inner").mkdir()
+    Image.fromarray(values.astype(np.uint8)).save(tmp_path / "inner" / "flat.png")
+    (tmp_path / "inner" / "op.yaml").write_text("operator: {diagonal: {file: flat.png}}\n")
+    spec = read_operator(str(tmp_path / "inner" / "op.yaml"))[0]
+    y = spec.operator(SHAPE).A(torch.ones(1, *SHAPE))
+    np.testing.assert_allclose(y[0, 2], values / 255, rtol=1e-6)
+    assert len(spec.describe()["diagonal"]["file_sha256"]) == 64
+
+
 def test_yaml_in_brackets_is_the_operator_or_a_whole_file() -> None:
     assert read_operator("{clip: {gain: 3}}")[0] == said({"clip": {"gain": 3}})
     spec, file = read_operator("{operator: [clip, {scale: 2}], shape: [1, 4, 4]}")
@@ -329,6 +433,10 @@ def test_noise_is_said_by_name_and_numbers(given: Any, model: operators.Noise) -
     assert parse_noise(str(noise)) == noise == parse_noise(as_yaml(noise))
 
 
+def test_gaussian_noise_by_name_is_its_number() -> None:
+    assert parse_noise("gaussian:0.1") == 0.1
+
+
 def test_the_spread_of_noise_is_about_that_of_its_draws() -> None:
     generator = torch.Generator().manual_seed(0)
     grey = torch.full((1, 1, 200, 200), 0.5, dtype=torch.float64)
@@ -360,6 +468,9 @@ def test_three_copies_of_a_measurement_count_as_one(given: str) -> None:
         ("poisson-gaussian:50", "expected poisson-gaussian:PEAK,SIGMA"),
         ("salt-pepper:2", "amount: expected a number above 0, at most 0.999"),
         ("quantised:2.5", "bits"),
+        ("gaussian:2", "8-bit 25 is 0.098"),
+        ("gaussian", "expected auto, or a standard deviation"),
+        ({"gaussian": {"sigma": 0.1}}, "give its standard deviation alone"),
         ({"poisson": {"peek": 50}}, "unknown key peek. Did you mean 'peak'"),
         ({"poisson": 50}, "expected keys and values"),
         ({"poisson": {}, "laplace": {}}, "expected one model"),
@@ -471,6 +582,49 @@ def test_a_file_that_cannot_be_run_is_named_with_its_line(tmp_path: Path, code: 
     (tmp_path / "bad.py").write_text(code)
     with pytest.raises(RequestError, match=rf"bad.py:{line}: "):
         said(f"{tmp_path / 'bad.py'}:f").operator(SHAPE)
+
+
+@pytest.mark.parametrize(
+    "code, when",
+    [
+        ("import sys\nsys.exit(0)\n", "2: SystemExit when it was imported: 0"),
+        ("def f(shape):\n    raise SystemExit\n", "2: SystemExit for a picture 3x16x32: no message"),
+        (
+            "from invdiff.operators import Identity\nclass f(Identity):\n    def A(self, x):\n        exit()\n",
+            "4: SystemExit on random pictures",
+        ),
+    ],
+)
+def test_code_that_exits_does_not_end_everything_else(tmp_path: Path, code: str, when: str) -> None:
+    (tmp_path / "ends.py").write_text(code)
+    with pytest.raises(RequestError, match=f"ends.py:{when}"):
+        said(f"{tmp_path / 'ends.py'}:f").operator(SHAPE)
+
+
+def test_what_code_prints_is_no_output_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "loud.py").write_text(
+        "from invdiff.operators import Identity\nprint('imported')\n"
+        "class Loud(Identity):\n    def A(self, x):\n        print('measured')\n        return super().A(x)\n"
+        "def make(shape):\n    print('made')\n    return Loud(shape)\n"
+    )
+    said(f"{tmp_path / 'loud.py'}:make").operator(SHAPE)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert {"imported", "made", "measured"} <= set(err.split())
+
+
+def test_a_file_imports_its_neighbours_and_inherits_nothing(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "ghost_of_invdiff.py").write_text(
+        "from invdiff.operators import Identity\nclass Ghost(Identity):\n    pass\n"
+    )
+    (tmp_path / "inner" / "op.py").write_text(
+        "from ghost_of_invdiff import Ghost\n"
+        "def make(shape: tuple):\n    assert make.__annotations__['shape'] is tuple\n    return Ghost(shape)\n"
+    )
+    before = list(sys.path)
+    assert type(said("inner/op.py:make").operator(SHAPE)).__name__ == "Ghost"
+    assert sys.path == before
 
 
 def test_settings_it_does_not_take_are_refused(own: str) -> None:

@@ -15,10 +15,10 @@ from PIL import Image
 from invdiff import measurements, tasks
 from invdiff.catalog import TASKS
 from invdiff.errors import RequestError
-from invdiff.images import Array, Picture, read_image, read_kernel
+from invdiff.images import Array, Numbers, Picture, read_image, read_kernel
 from invdiff.masks import make_mask, parse_masks
 from invdiff.noise import estimate_noise
-from invdiff.operators import OPERATORS, Blur, CircularBlur, PoissonNoise
+from invdiff.operators import JPEG, OPERATORS, Blur, CircularBlur, PoissonNoise
 from invdiff.restore import abilities
 from invdiff.tasks import Options, check, check_request, parse_kernel, parse_shape
 
@@ -67,7 +67,13 @@ def picture_for(task: str) -> Picture:
         ("deblur", Options(), "deblur needs --kernel gaussian:1.6"),
         ("deblur", Options(kernel="gausian:2"), "Did you mean 'gaussian:STD'"),
         ("deblur", Options(kernel="gaussian"), "expected gaussian:STD"),
-        ("deblur", Options(kernel="gaussian:-1"), "expected gaussian:STD"),
+        (
+            "deblur",
+            Options(kernel="gaussian:-1"),
+            "expected gaussian:STD; std: .*above 0, up to 1000, got -1",
+        ),
+        ("deblur", Options(kernel="gaussian:0"), "expected gaussian:STD; std: .*above 0, up to 1000, got 0"),
+        ("deblur", Options(kernel="random:1,8"), "random:SEED,SIZE,INTENSITY; size: expected an odd number"),
         ("deblur", Options(kernel="motion:5,10,3"), "expected motion:LENGTH,ANGLE"),
         ("deblur", Options(kernel="nowhere.npy"), "nowhere.npy: no such file"),
         ("deblur", Options(kernel="disk:3", border="reflet"), "Did you mean 'reflect'"),
@@ -206,8 +212,8 @@ def test_a_task_that_mixes_channels_needs_a_prior_in_colour() -> None:
         RequestError, match="channels of a picture unlike, so one of 3 needs a prior of as many"
     ):
         check("colorize", Options()).measurement(picture(channels=1)).problem(1)
-    with pytest.raises(RequestError, match="give a picture in colour"):
-        check("dejpeg", Options(quality=50)).measurement(picture(channels=1)).problem(3)
+    with pytest.raises(RequestError, match="one of 3 needs a prior of as many, got one of 1"):
+        check("dejpeg", Options(quality=50)).measurement(picture()).problem(1)
 
 
 def test_outpainting_adds_a_margin_to_be_filled_in() -> None:
@@ -242,11 +248,46 @@ def test_a_jpeg_file_says_how_it_was_compressed(
     torch.testing.assert_close(told.problem(3).operator.A(original), problem.y)
 
 
+def test_negative_magnitudes_can_be_looked_at() -> None:
+    asked = check_request(None, "phase_retrieval", Options(shape="1x8x8", noise=0.1))
+    array = np.random.default_rng(0).normal(0, 1, (1, 16, 16)).astype(np.float32)
+    seen = asked.measurement(Numbers(array=array, path=Path("y.npy"), checksum="")).problem(1).seen()
+    assert seen is not None
+    assert np.isfinite(seen[1]).all()
+    assert seen[1].max() == pytest.approx(1)
+
+
+def test_a_grey_mask_in_yaml_is_noted_as_that_of_inpaint_is(tmp_path: Path) -> None:
+    Image.fromarray(np.linspace(0, 255, 120).reshape(12, 10).astype(np.uint8)).save(tmp_path / "m.png")
+    mask = str(tmp_path / "m.png")
+    plain = check("inpaint", Options(mask=mask)).measurement(picture()).notes
+    assert "of the mask is grey; cut at one half" in plain[0]
+    node = f"{{mask: {{file: {mask}}}}}"
+    for given in (node, f"[{{clip: {{gain: 2}}}}, {node}, {{scale: 2}}]"):
+        assert check_request(None, given, Options()).measurement(picture()).notes == plain
+    assert check_request(None, f"{{stack: [{node}, identity]}}", Options()).spec.notes((3, 12, 10)) == plain
+
+
+def test_a_shape_that_was_given_is_not_asked_for_again() -> None:
+    asked = check_request(None, "identity", Options(shape="3x4x4"))
+    with pytest.raises(RequestError, match=r"expected 3x4x4 for a picture 3x4x4; is that the shape it had\?"):
+        asked.measurement(picture())
+
+
 def test_a_grey_jpeg_file_has_one_table(tmp_path: Path) -> None:
     path = tmp_path / "grey.jpg"
     Image.fromarray((picture(16, 16, 1).array[:, :, 0] * 255).astype(np.uint8)).save(path, quality=30)
     measured = check("dejpeg", Options()).measurement(read_image(path))
-    assert measured.problem(1).operator.in_shape == (1, 16, 16)
+    alone, three = measured.problem(1), measured.problem(3)
+    assert alone.operator.in_shape == (1, 16, 16)
+    assert isinstance(three.operator, JPEG)
+    torch.testing.assert_close(three.y, alone.y.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(three.operator.A(three.y), alone.operator.A(alone.y).expand(-1, 3, -1, -1))
+    # What is drawn in colour is led back to the grey that compresses to the file.
+    x = three.operator.prox(torch.rand(1, 3, 16, 16), three.y, 1e9)
+    assert float((x - x.mean(dim=1, keepdim=True)).abs().max()) < 0.03
+    grey = torch.from_numpy(three.pictures(x[None])[0]).permute(2, 0, 1)[None]
+    assert float(alone.operator.consistent(grey, alone.y)) > 0.99
 
 
 def test_a_jpeg_file_that_was_turned_is_refused(tmp_path: Path) -> None:

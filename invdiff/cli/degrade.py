@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import RequestError
+from ..errors import InvdiffError, RequestError
 from ..noise import NoiseSpec
+from ..plugins import contained
 from ..specs import KernelSpec
 from ..words import by, dims, flag
 from . import files
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from ..tasks import Options, Task
 
 BITS = {8: ".png", 16: ".png", 32: ".npy"}
+MUCH = 0.01
+"""The share of clipped values from which restoring as though there were none goes wrong."""
 
 
 def degrade_command(
@@ -143,12 +146,17 @@ def run(request: Request, *, as_json: bool = False, quiet: bool = False) -> Outc
         for number, (path, name) in enumerate(jobs):
             reporter.start(path.name)
             try:
-                record = degrade_one(request, task, path, name)
-            except (RequestError, OSError, ValueError) as error:
+                with contained():
+                    record = degrade_one(request, task, path, name)
+            except (InvdiffError, OSError, ValueError) as error:
                 report_failure(error, path, outcome, reporter, alone=len(paths) == 1)
                 continue
             outcome.results.append(record)
             reporter.say(f"{path}: {record['operator']}, {record['rounding']}")
+            if record["clipped"] > MUCH:
+                remedy = "" if task.name == "dequantize" else "; --bits 32 keeps them as computed"
+                lost = f"{record['clipped']:.1%} of the measurement's values are clipped to black or white"
+                reporter.say(f"warning: {path}: {lost}{remedy}", always=True)
             if not as_json:
                 print(record["restore"], flush=True)
             reporter.at(number + 1)
@@ -191,7 +199,8 @@ def plan(
         except RequestError as error:
             report_failure(error, path, outcome, reporter, alone=len(paths) == 1)
             continue
-        for note in (*picture.notes, *(mask.notes if mask else ())):
+        notes = task.spec.notes((picture.channels, *picture.size))
+        for note in (*picture.notes, *(mask.notes if mask else ()), *notes):
             reporter.say(f"warning: {note}", always=True)
         there = [file for file in outputs.values() if (request.out / file).exists()]
         if there and not request.overwrite:
@@ -231,6 +240,7 @@ def degrade_one(request: Request, task: Task, path: Path, name: str) -> dict[str
     measured, operator = degrade(task, picture, mask, request.seed)
     outputs = outputs_of(request, task, name)
     pictorial = task.spec.pictorial(task.shape)
+    bits = request.bits if pictorial else 32
     asked = {"mask": request.options.mask, "bits": request.bits, "seed": request.seed}
     record = {
         "command": "degrade",
@@ -239,7 +249,8 @@ def degrade_one(request: Request, task: Task, path: Path, name: str) -> dict[str
         "outputs": outputs,
         "operator": operator,
         "size": {"picture": by(picture.size), "measurement": _size(measured, pictorial)},
-        "rounding": rounding(request.bits if pictorial else 32, measured),
+        "rounding": rounding(bits, measured),
+        "clipped": round(clipped(bits, measured), 6),
         "restore": shlex.join(restore_words(request, task, picture, outputs)),
         "versions": files.versions(),
     }
@@ -278,9 +289,14 @@ def rounding(bits: int, measured: NDArray[np.float32]) -> str:
     """What writing the file did to the numbers, in words."""
     if bits == 32:
         return "written as computed"
-    clipped = float(((measured < 0) | (measured > 1)).mean())
-    share = f", {clipped:.1%} of the values clipped" if clipped else ""
+    lost = clipped(bits, measured)
+    share = f", {lost:.1%} of the values clipped" if lost else ""
     return f"rounded to {bits} bits (an error of {1 / (2**bits - 1) / 12**0.5:.2g}){share}"
+
+
+def clipped(bits: int, measured: NDArray[np.float32]) -> float:
+    """The share of the values that the file cannot hold."""
+    return 0.0 if bits == 32 else float(((measured < 0) | (measured > 1)).mean())
 
 
 def restore_words(request: Request, task: Task, picture: Picture, outputs: dict[str, str]) -> list[str]:

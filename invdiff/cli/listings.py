@@ -11,7 +11,7 @@ import typer
 
 from .. import plugins
 from ..catalog import METHODS, PRIORS, TASKS, MethodInfo, usable_methods
-from ..spec_files import usage
+from ..spec_files import BUILT_IN, usage
 from ..specs import SPECS
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def tasks_command(as_json: Json = False) -> None:
     for name in SPECS:
         print(f"  {usage(name)}")
     for name, point in sorted(plugins.offered().items()):
-        print(f"  {{{name}: {{...}}}} of the package {package_of(point)}")
+        print(f"  {{{name}: {{...}}}} of the package {package_of(point)}{_flaw(name, point)}")
     print(
         "  [OPERATOR, OPERATOR, ...] one after the other, as light meets them; {scale: 2.0} among them: a multiple"
     )
@@ -63,6 +63,14 @@ def package_of(point: EntryPoint) -> str:
         return str(point.dist.name) if point.dist else "?"
     except Exception:  # another package's files, of which anything may be wrong
         return "?"
+
+
+def _flaw(name: str, point: EntryPoint) -> str:
+    """Why an operator of another package cannot be used, as far as can be said without importing it."""
+    if name in BUILT_IN:
+        return ", hidden by the built-in one of that name"
+    missing = plugins.missing_module(point)
+    return f", cannot be loaded: no module {missing}" if missing else ""
 
 
 def methods_command(as_json: Json = False) -> None:

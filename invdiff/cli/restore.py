@@ -19,6 +19,7 @@ import typer
 
 from ..catalog import AUTO, PRIORS, method_info
 from ..errors import InvdiffError, RequestError, nearest, unknown
+from ..plugins import contained
 from . import files
 from .progress import Reporter, duration
 
@@ -493,14 +494,16 @@ def restore_all(
     from ..priors.network import resolve_device
 
     device = resolve_device(request.device)
-    check_settings(request, task, jobs[0])
+    with contained():
+        check_settings(request, task, jobs[0])
     prior = load_prior(request.prior, device=device)
     reporter.expect(sum(job.pixels for job in jobs))
     try:
         for number, job in enumerate(jobs, start=1):
             reporter.start(f"[{number}/{len(jobs)}] {job.path.name}")
             try:
-                record = restore_one(request, task, job, prior, device, reporter)
+                with contained():
+                    record = restore_one(request, task, job, prior, device, reporter)
             except (InvdiffError, OSError, RuntimeError, MemoryError, ValueError) as error:
                 alone = len(jobs) == 1 and not outcome.kept and not outcome.failed
                 report_failure(error, job.path, outcome, reporter, alone=alone)

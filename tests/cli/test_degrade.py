@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,17 @@ import pytest
 import yaml
 from PIL import Image
 
+from invdiff import catalog
 from invdiff.cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
+LOUD = """
+from invdiff.operators import Identity
+class Loud(Identity):
+    def A(self, x):
+        print("loud")
+        return super().A(x)
+"""
 
 
 @pytest.fixture
@@ -101,6 +110,62 @@ def test_a_grey_picture_meets_a_colour_prior_by_other_operators_too(
     code = cli.run([*shlex.split(out)[1:], "--prior", tiny_prior, "--steps", "2", "--device", "cpu"])
     assert code == 0, capsys.readouterr().err
     assert pixels("restored/grey.png").shape == (28, 32)
+
+
+TASKS: dict[str, tuple[str, ...]] = {
+    "inpaint": ("--mask", "random:0.5"),
+    "outpaint": ("--margin", "4"),
+    "deblur": ("--kernel", "gaussian:0.8"),
+    "sr": ("--scale", "2"),
+    "denoise": ("--noise", "0.05"),
+    "colorize": (),
+    "demosaic": (),
+    "dejpeg": ("--quality", "30"),
+    "hdr": (),
+    "dequantize": ("--bits", "3"),
+}
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("task", catalog.TASKS)
+def test_every_task_takes_grey_and_colour_or_says_why_not(
+    run: Run, tiny_prior: str, task: str, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.open("photo.png").convert(mode).save("picture.png")
+    code, out, err = run("picture.png", "--task", task, *TASKS[task])
+    if mode == "L" and task in ("colorize", "demosaic"):
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "expected a colour picture" in err
+        return
+    assert code == 0, err
+    code = cli.run([*shlex.split(out)[1:], "--prior", tiny_prior, "--steps", "2", "--device", "cpu"])
+    assert code == 0, capsys.readouterr().err
+    with Image.open("restored/picture.png") as after:
+        assert after.mode == mode
+
+
+def test_much_that_is_clipped_is_a_warning(run: Run) -> None:
+    asked = ("photo.png", "--task", "denoise", "--noise", "0.5", "--quiet", "--overwrite")
+    warned = r"warning: photo.png: \d\d\.\d% of the measurement's values are clipped .*; --bits 32 keeps them"
+    assert re.match(warned, run(*asked)[2])
+    assert json.loads(Path("degraded/photo.json").read_text("utf-8"))["clipped"] > 0.1
+    assert run(*asked, "--bits", "32")[2] == ""
+    assert run("photo.png", "--task", "sr", "--scale", "2", "--quiet", "--overwrite")[2] == ""
+
+
+def test_a_grey_mask_of_a_spec_is_noted(run: Run) -> None:
+    Image.linear_gradient("L").resize((32, 28)).save("grey_mask.png")
+    noted = run("photo.png", "--operator", "{mask: {file: grey_mask.png}}", "--quiet")[2]
+    assert "of the mask is grey; cut at one half" in noted
+    assert noted == run("photo.png", "--task", "inpaint", "--mask", "grey_mask.png", "-q", "--overwrite")[2]
+
+
+def test_what_an_operators_code_prints_is_not_in_the_json(run: Run) -> None:
+    Path("loud.py").write_text(LOUD)
+    code, out, err = run("photo.png", "--operator", "loud.py:Loud", "--json", "--quiet")
+    assert code == 0, err
+    assert json.loads(out)["exit_code"] == 0
+    assert "loud" in err
 
 
 def test_a_measurement_that_is_no_picture_is_written_as_computed(run: Run) -> None:

@@ -39,12 +39,17 @@ def test_the_tasks_are_followed_by_the_operators_and_those_of_other_packages(
     info = tmp_path / "third_party-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[invdiff.operators]\nbroken = nowhere_to_be_found:Thing\n")
+    (info / "entry_points.txt").write_text(
+        "[invdiff.operators]\nbroken = nowhere_to_be_found:Thing\nblur = json:loads\nfine = json:loads\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert cli.run(["tasks"]) == 0
     out = capsys.readouterr().out
     assert all(f"  {{{name}: {{" in out for name in SPECS)
-    assert "{broken: {...}} of the package third-party" in out
+    named = {line.split(":")[0].strip(" {"): line for line in out.splitlines() if "third-party" in line}
+    assert named["broken"].endswith("third-party, cannot be loaded: no module nowhere_to_be_found")
+    assert named["blur"].endswith("third-party, hidden by the built-in one of that name")
+    assert named["fine"].endswith("third-party")
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:

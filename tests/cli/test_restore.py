@@ -116,6 +116,20 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         ("y.npy", "--operator", "phase_retrieval", "--shape", "3x8x8"),
         "has shape 3x4, expected 3x16x16",
     ),
+    "empty braces for an operator": (("photo.png", "--operator", "{}"), "got nothing"),
+    "an empty operator": (("photo.png", "--operator", ""), "got nothing"),
+    "a box larger than the picture": (
+        ("photo.png", "--operator", "{mask: {pattern: box, height: 29}}"),
+        "height: expected a whole number from 1 to 28, got 29",
+    ),
+    "a shape that does not fit": (
+        ("photo.png", "--operator", "clip", "--shape", "3x8x8"),
+        "is that the shape it had?",
+    ),
+    "weights of another size": (
+        ("photo.png", "--operator", "{diagonal: {file: zeros.npy}}"),
+        "not all zero",
+    ),
     "NaN in numbers": (
         ("nan.npy", "--operator", "phase_retrieval", "--shape", "3x8x8"),
         "expected finite numbers",
@@ -287,6 +301,35 @@ def test_code_of_the_users_is_run_after_a_warning_and_its_errors_are_one_line(ru
     assert err.splitlines()[1:] == [
         "invdiff: photo.png: own.py:5: ZeroDivisionError for a picture 3x28x32: division by zero"
     ]
+
+
+def test_code_of_the_users_can_neither_end_the_run_nor_print_into_its_json(run: Run) -> None:
+    Path("own.py").write_text(
+        "from invdiff.operators import Identity\n"
+        "class Loud(Identity):\n    def A(self, x):\n        print('loud')\n        return super().A(x)\n"
+        "class Ends(Identity):\n    def A(self, x):\n"
+        "        if x.element_size() == 4:  # not when it is checked, in float64\n            raise SystemExit(0)\n"
+        "        return super().A(x)\n"
+    )
+    asked = ("--noise", "0.1", "--method", "dps", "--json")
+    code, out, err = run("photo.png", "--operator", "own.py:Loud", *asked)
+    assert code == 0, err
+    assert json.loads(out)["exit_code"] == 0
+    assert "loud" in err
+    code, out, err = run("photo.png", "--operator", "own.py:Ends", *asked, "--out", "other")
+    assert code == json.loads(out)["exit_code"] == 1
+    assert err.splitlines()[-1].endswith("the operator's code asked to exit: SystemExit 0")
+    assert cli.run(["degrade", "photo.png", "--operator", "own.py:Ends"]) == 1
+
+
+def test_a_grey_jpeg_file_is_restored_in_grey(run: Run) -> None:
+    Image.open("photo.png").convert("L").save("grey.jpg", quality=20)
+    code, out, err = run("grey.jpg", "--task", "dejpeg")
+    assert (code, out) == (0, "restored/grey.png\n"), err
+    with Image.open("restored/grey.png") as after:
+        assert after.mode == "L"
+        off = np.asarray(after, float) - pixels("grey.jpg")
+    assert np.abs(off).mean() < 25  # within the steps of such a file
 
 
 def test_a_jpeg_file_is_restored_as_it_was_compressed_and_becomes_a_png(run: Run) -> None:
