@@ -30,8 +30,8 @@ from .separable import SeparableOperator
 def composed(outer: Operator, inner: Operator) -> Operator:
     """outer ∘ inner, as high on the ladder as it can be: y = outer(inner(x)); `outer @ inner` is the same.
 
-    Spectral where the product has singular values in closed form: two separable operators, two circular blurs, two
-    masks, anything after or before the identity or a multiple. ValueError where the shapes do not meet.
+    Spectral where the product has singular values in closed form: two separable operators, two circular blurs,
+    masks and diagonals, anything after or before the identity or a multiple. ValueError where the shapes do not meet.
     """
     if tuple(outer.in_shape) != tuple(inner.out_shape):
         raise ValueError(
