@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseSpec:
+class NoiseSpec(ABC):
     """A model of what is added to A(x), by its numbers; see its class in `invdiff.operators`."""
 
     name: ClassVar[str]
@@ -26,12 +27,13 @@ class NoiseSpec:
         return f"{self.name}:{','.join(f'{value:g}' for value in astuple(self))}"
 
     @property
+    @abstractmethod
     def spread(self) -> float:
         """About its standard deviation on a middle grey: whether a method meets noise, and how much."""
-        raise NotImplementedError
 
+    @abstractmethod
     def model(self) -> operators.Noise:
-        raise NotImplementedError
+        """The model itself."""
 
     def copied(self, times: int) -> Self:
         """The noise of each of so many equal copies, that all of them count as one measurement."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -63,7 +64,7 @@ LARGEST_FACTOR = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class Spec(ABC):
     """An operator to be. Its fields are what YAML may say, with the operator's own defaults.
 
     RequestError from its methods for a shape or a file that does not fit.
@@ -96,9 +97,9 @@ class Spec:
 
         return abilities(self.operator(shape))
 
+    @abstractmethod
     def operator(self, shape: Shape) -> Operator:
         """The operator over pictures of this (C, H, W)."""
-        raise NotImplementedError
 
     def measured(self, shape: Shape) -> Measured:
         """The measurement's shape for a picture's."""

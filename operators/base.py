@@ -234,6 +234,20 @@ class SpectralOperator(LinearOperator):
         return self.V(gain(self.singular_values.to(b), damping.view(-1, 1)) * self.U_adjoint(b))
 
 
+class PixelOperator(SpectralOperator):
+    """A spectral operator whose V is the identity: each number of an image is a singular vector of its own."""
+
+    @property
+    def basis(self) -> str:
+        return "pixels"
+
+    def V(self, c: Tensor) -> Tensor:
+        return c.reshape(-1, *self.in_shape)
+
+    def V_adjoint(self, x: Tensor) -> Tensor:
+        return self._image(x).flatten(1)
+
+
 def damping(weight: float | Tensor, like: Tensor) -> Tensor:
     """1/weight as (B or 1, 1, ...), for a prox over `like`. ValueError for a weight outside (0, inf]."""
     w = torch.as_tensor(weight, dtype=like.dtype, device=like.device)

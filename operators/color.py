@@ -9,14 +9,24 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .base import Shape, SpectralOperator, by, cached_property, damping, exact, image_shape, wide
+from .base import (
+    PixelOperator,
+    Shape,
+    SpectralOperator,
+    by,
+    cached_property,
+    damping,
+    exact,
+    image_shape,
+    wide,
+)
 
 Bayer = Literal["rggb", "bggr", "grbg", "gbrg"]
 REC601 = [0.299, 0.587, 0.114]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Demosaic(SpectralOperator):
+class Demosaic(PixelOperator):
     """y(i, j) = x(colour of the filter at (i, j), i, j): the mosaic a camera records; undoing it is demosaicing.
 
     shape: (3, H, W), red, green, blue, H and W of any parity; y: (1, H, W). pattern: the colours of the
@@ -78,19 +88,9 @@ class Demosaic(SpectralOperator):
             for place, channel in enumerate(channels)
         ]
 
-    @property
-    def basis(self) -> str:
-        return "pixels"
-
     @cached_property
     def singular_values(self) -> Tensor:
         return self._filter.flatten()
-
-    def V(self, c: Tensor) -> Tensor:
-        return c.reshape(-1, *self.in_shape)
-
-    def V_adjoint(self, x: Tensor) -> Tensor:
-        return self._image(x).flatten(1)
 
     def U(self, c: Tensor) -> Tensor:
         return self.A(self.V(c))

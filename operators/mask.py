@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .base import (
+    PixelOperator,
     Shape,
-    SpectralOperator,
     by,
     cached_property,
     counts,
@@ -24,7 +24,7 @@ from .base import (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Mask(SpectralOperator):
+class Mask(PixelOperator):
     """y = keep · x, the pixels to be filled set to zero.
 
     keep: (H, W) or (1, H, W), for all of `channels`, or (C, H, W); 1 = observed, 0 = to be filled, any dtype.
@@ -92,19 +92,9 @@ class Mask(SpectralOperator):
         """The mask that keeps what both keep."""
         return Mask(self.keep & other.keep, self.channels)
 
-    @property
-    def basis(self) -> str:
-        return "pixels"
-
     @cached_property
     def singular_values(self) -> Tensor:
         return self._weights.flatten()
-
-    def V(self, c: Tensor) -> Tensor:
-        return c.reshape(-1, *self.in_shape)
-
-    def V_adjoint(self, x: Tensor) -> Tensor:
-        return self._image(x).flatten(1)
 
     def U(self, c: Tensor) -> Tensor:
         return self.A(self.V(c))
@@ -114,7 +104,7 @@ class Mask(SpectralOperator):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Identity(SpectralOperator):
+class Identity(PixelOperator):
     """y = x: denoising, once noise is added. shape: (C, H, W)."""
 
     in_shape: Shape
@@ -136,20 +126,10 @@ class Identity(SpectralOperator):
         share = 1 / (1 + damping(weight, z))
         return (1 - share) * self._image(z) + share * self._image(y).to(z)
 
-    @property
-    def basis(self) -> str:
-        return "pixels"
-
     @cached_property
     def singular_values(self) -> Tensor:
         channels, height, width = self.in_shape
         return torch.ones(channels * height * width)
-
-    def V(self, c: Tensor) -> Tensor:
-        return c.reshape(-1, *self.in_shape)
-
-    def V_adjoint(self, x: Tensor) -> Tensor:
-        return self._image(x).flatten(1)
 
     def U(self, c: Tensor) -> Tensor:
         return self.V(c)
@@ -159,7 +139,7 @@ class Identity(SpectralOperator):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Diagonal(SpectralOperator):
+class Diagonal(PixelOperator):
     """y = weights · x, number by number: a flat field, a vignette, or measurements weighted by their precision.
 
     weights: finite, not all zero, of the shape of what is measured; (C, H, W) for images. ValueError otherwise.
@@ -185,20 +165,10 @@ class Diagonal(SpectralOperator):
     def A_dagger(self, y: Tensor) -> Tensor:
         return self._least_squares(self._image(y), damping(inf, y))
 
-    @property
-    def basis(self) -> str:
-        return "pixels"
-
     @cached_property
     def singular_values(self) -> Tensor:
         s = self.weights.abs().flatten()
         return s * counts(s)
-
-    def V(self, c: Tensor) -> Tensor:
-        return c.reshape(-1, *self.in_shape)
-
-    def V_adjoint(self, x: Tensor) -> Tensor:
-        return self._image(x).flatten(1)
 
     def U(self, c: Tensor) -> Tensor:
         return self._sign.to(c) * self.V(c)

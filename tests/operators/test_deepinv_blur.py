@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from examples import uniform as random
 from torch import Tensor
 
 from invdiff import operators
@@ -22,15 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # deepinv's own
 ]
 SHAPE = (3, 24, 20)
-
-
-@pytest.fixture(scope="module")
-def physics() -> Any:
-    return pytest.importorskip("deepinv").physics
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 2e-6) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from examples import uniform as random
 from torch import Tensor
 
 from invdiff.operators import CompressedSensing, Demosaic, Grayscale, Mask, patterns
@@ -15,15 +16,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # deepinv's own
 ]
-
-
-@pytest.fixture(scope="module")
-def physics() -> Any:
-    return pytest.importorskip("deepinv").physics
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 2e-6) -> bool:

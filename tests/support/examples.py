@@ -21,6 +21,11 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
+def uniform(*shape: int, seed: int = 0) -> Tensor:
+    """Numbers from 0 to 1 in float32, fixed by the seed."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def shapes(draw: Draw, least: int = 1, most: int = 9) -> Shape:
     """(C, H, W) with 1 to 3 channels and sides from `least` to `most`."""
     return draw(st.integers(1, 3)), draw(st.integers(least, most)), draw(st.integers(least, most))
