@@ -564,3 +564,10 @@ def test_too_little_to_estimate_from_is_refused() -> None:
         estimate_sigma(random(1, 1, 64, 64), random(64, 64) > 0.8)
     with pytest.raises(ValueError, match=r"keep: expected \(H, W\), .* 1x9x9, got \(9, 8\)"):
         estimate_sigma(random(1, 1, 9, 9), torch.ones(9, 8))
+
+
+def test_salt_alone_leaves_black_and_no_salt_and_pepper_leaves_all() -> None:
+    y = torch.tensor([[0.0, 0.5, 1.0]])
+    assert operators.SaltAndPepperNoise(0.3, salt=1.0).std(y).tolist() == [[0.0, 0.0, inf]]
+    assert operators.SaltAndPepperNoise(0.3, salt=0.0).std(y).tolist() == [[inf, 0.0, 0.0]]
+    assert operators.SaltAndPepperNoise(0.0).std(y).tolist() == [[0.0, 0.0, 0.0]]
