@@ -15,8 +15,19 @@ if TYPE_CHECKING:
     from .errors import InvdiffError, RequestError
     from .priors import load_prior
     from .restore import Result, restore
+    from .sample import Samples, sample
 
-__all__ = ["InvdiffError", "RequestError", "Result", "load_prior", "methods", "operators", "restore"]
+__all__ = [
+    "InvdiffError",
+    "RequestError",
+    "Result",
+    "Samples",
+    "load_prior",
+    "methods",
+    "operators",
+    "restore",
+    "sample",
+]
 
 __version__ = "0.1.0"
 
@@ -25,10 +36,12 @@ _WHERE = {
     "InvdiffError": ("invdiff.errors", "InvdiffError"),
     "RequestError": ("invdiff.errors", "RequestError"),
     "Result": ("invdiff.restore", "Result"),
+    "Samples": ("invdiff.sample", "Samples"),
     "load_prior": ("invdiff.priors", "load_prior"),
     "methods": ("invdiff.methods", ""),
     "operators": ("invdiff.operators", ""),
     "restore": ("invdiff.restore", "restore"),
+    "sample": ("invdiff.sample", "sample"),
 }
 
 
@@ -48,11 +61,11 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `invdiff.restore` the function: importing the module of that name would bind the module here."""
+    """Keeps `invdiff.restore` and `sample` functions: importing the module of that name would bind the module here."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "restore" and isinstance(value, ModuleType):
-            value = value.restore
+        if name in ("restore", "sample") and isinstance(value, ModuleType):
+            value = getattr(value, name)
         super().__setattr__(name, value)
 
 

@@ -30,25 +30,30 @@ class MethodInfo:
     """A method as the listings and the checks before any weight is loaded know it.
 
     needs: the ability it asks of the operator; noisy_needs: the same where sigma_y > 0 ("" = as `needs`,
-    "no" = exact measurements only); gradient: it differentiates through the network (two to three times an
-    evaluation's time and memory); evaluations: network evaluations per step of the grid; own: its settings
-    that not every method has.
+    "no" = exact measurements only); any_noise: whether it knows every noise that has a score, and meets no other as a
+    Gaussian; gradient: it differentiates through the network (two to three times an evaluation's time and memory);
+    evaluations: network evaluations per step of the grid; exact: under what its samples are the posterior's as steps
+    grow; guided: an x̂₀ that any integrator walks; own: its settings that not every method has.
     """
 
     name: str
     title: str
     needs: Ability
     noisy_needs: Literal["", "no", "any", "proximal", "linear", "spectral", "mask"] = ""
+    any_noise: bool = False
     gradient: bool
     evaluations: str
+    exact: str
     source: str
     summary: str
+    guided: bool = True
     own: tuple[str, ...] = ()
 
     @property
     def options(self) -> tuple[str, ...]:
         """Names of its settings: those of every method, and its own."""
-        return ("steps", "sigma_max", "sigma_min", "eta", "clip", *self.own)
+        common = ("steps", "sigma_max", "sigma_min", "grid", "jump", "repeats")
+        return (*common, *(("integrator", "clip") if self.guided else ()), *self.own)
 
     def accepts(self, abilities: Collection[str], sigma_y: float) -> bool:
         """Whether it can treat an operator of these abilities under noise sigma_y (image units)."""
@@ -97,8 +102,10 @@ METHODS: dict[str, MethodInfo] = {
         name="dps",
         title="Diffusion Posterior Sampling",
         needs="any",
+        any_noise=True,
         gradient=True,
         evaluations="1 with gradient",
+        exact="no",
         source="Chung et al. 2023, arXiv:2209.14687",
         summary="An ancestral step, then a gradient step on ‖y − A(D)‖: any operator, many steps.",
         own=("zeta",),
@@ -109,6 +116,7 @@ METHODS: dict[str, MethodInfo] = {
         needs="linear",
         gradient=True,
         evaluations="1 with gradient",
+        exact="white Gaussian priors",
         source="Song et al. 2023, ICLR (OpenReview 9_gsMA8MRKQ)",
         summary="Guidance under a Gaussian p(x₀ given x_σ) of one variance for all pixels.",
         own=("tau",),
@@ -119,9 +127,32 @@ METHODS: dict[str, MethodInfo] = {
         needs="linear",
         gradient=True,
         evaluations="1 with gradient, and 1 gradient per inner iteration",
+        exact="Gaussian priors, its system solved",
         source="Rozet et al. 2024, arXiv:2405.13712",
         summary="Guidance under the covariance σ²·∂D/∂x, by a few safeguarded conjugate-gradient steps.",
         own=("iterations",),
+    ),
+    "tmpd": MethodInfo(
+        name="tmpd",
+        title="Tweedie Moment Projected Diffusions",
+        needs="linear",
+        gradient=True,
+        evaluations="1 with 2 gradients",
+        exact="white Gaussian priors, masks",
+        source="Boys et al. 2024, arXiv:2310.06721",
+        summary="Guidance under the covariance σ²·∂D/∂x, its row sums in place of an inverse.",
+    ),
+    "ddrm": MethodInfo(
+        name="ddrm",
+        title="Denoising Diffusion Restoration Models",
+        needs="spectral",
+        gradient=False,
+        evaluations="1",
+        exact="no",
+        source="Kawar et al. 2022, arXiv:2201.11793",
+        summary="Each singular vector by itself: the measurement where it is the better known. Few steps.",
+        guided=False,
+        own=("eta", "eta_b"),
     ),
     "ddnm": MethodInfo(
         name="ddnm",
@@ -130,8 +161,10 @@ METHODS: dict[str, MethodInfo] = {
         noisy_needs="spectral",
         gradient=False,
         evaluations="1",
+        exact="no",
         source="Wang et al. 2023, arXiv:2212.00490",
         summary="D's range-space part replaced by the measurement's, per singular value if noisy.",
+        own=("eta",),
     ),
     "diffpir": MethodInfo(
         name="diffpir",
@@ -139,6 +172,7 @@ METHODS: dict[str, MethodInfo] = {
         needs="proximal",
         gradient=False,
         evaluations="1",
+        exact="no",
         source="Zhu et al. 2023, arXiv:2305.08995",
         summary="A proximal step of the data term on D at every level: fast, no gradients.",
         own=("weight", "zeta"),
@@ -150,9 +184,106 @@ METHODS: dict[str, MethodInfo] = {
         noisy_needs="no",
         gradient=False,
         evaluations="1, times the resamplings",
+        exact="white Gaussian priors",
         source="Lugmayr et al. 2022, arXiv:2201.09865",
         summary="Known pixels pasted in at every noise level, with jumps back up that harmonise the rest.",
-        own=("jump", "repeats"),
+    ),
+    "ilvr": MethodInfo(
+        name="ilvr",
+        title="Iterative Latent Variable Refinement",
+        needs="linear",
+        gradient=False,
+        evaluations="1",
+        exact="no",
+        source="Choi et al. 2021, arXiv:2108.02938",
+        summary="The state projected onto the noised measurement at every level.",
+    ),
+    "mcg": MethodInfo(
+        name="mcg",
+        title="Manifold Constrained Gradients",
+        needs="linear",
+        gradient=True,
+        evaluations="1 with gradient",
+        exact="no",
+        source="Chung et al. 2022, arXiv:2206.00941",
+        summary="DPS's gradient step, then the projection of ILVR.",
+        own=("zeta",),
+    ),
+    "red_diff": MethodInfo(
+        name="red_diff",
+        title="Regularisation by Denoising Diffusion",
+        needs="any",
+        any_noise=True,
+        gradient=False,
+        evaluations="1",
+        exact="no: a mode",
+        source="Mardani et al. 2024, arXiv:2305.04391",
+        summary="Adam on the picture itself, the denoiser's residual as its regulariser: one answer, no samples.",
+        guided=False,
+        own=("weight", "rate"),
+    ),
+    "daps": MethodInfo(
+        name="daps",
+        title="Decoupled Annealing Posterior Sampling",
+        needs="any",
+        any_noise=True,
+        gradient=False,
+        evaluations="5",
+        exact="no",
+        source="Zhang et al. 2025, arXiv:2407.01521",
+        summary="The ODE down to a picture, Langevin steps towards y, noise again: nonlinear operators.",
+        guided=False,
+        own=("ode_steps", "integrator", "langevin", "rate", "tau"),
+    ),
+    "score_ald": MethodInfo(
+        name="score_ald",
+        title="Score-based annealed Langevin dynamics",
+        needs="any",
+        any_noise=True,
+        gradient=False,
+        evaluations="10",
+        exact="no",
+        source="Jalal et al. 2021, arXiv:2108.01368",
+        summary="Langevin steps at every level, the likelihood widened by the level's noise.",
+        own=("gamma",),
+    ),
+    "smc": MethodInfo(
+        name="smc",
+        title="Sequential Monte Carlo, twisted diffusion",
+        needs="linear",
+        gradient=True,
+        evaluations="1 with gradient, per particle",
+        exact="any prior, as particles grow",
+        source="Wu et al. 2023, arXiv:2306.17775",
+        summary="ΠGDM's steps as proposals of many particles, weighted and resampled; slow.",
+        guided=False,
+        own=("particles", "tau"),
+    ),
+    "ula": MethodInfo(
+        name="ula",
+        title="Unadjusted Langevin algorithm",
+        needs="any",
+        any_noise=True,
+        gradient=False,
+        evaluations="1",
+        exact="any prior, as size falls and steps grow",
+        source="Roberts & Tweedie 1996, Bernoulli 2(4)",
+        summary="Langevin steps on the posterior itself; slow, a reference.",
+        guided=False,
+        own=("size",),
+    ),
+    "mala": MethodInfo(
+        name="mala",
+        title="Metropolis-adjusted Langevin algorithm",
+        needs="any",
+        any_noise=True,
+        gradient=False,
+        evaluations="2",
+        exact="any prior, as steps grow",
+        source="Roberts & Tweedie 1996, Bernoulli 2(4)",
+        summary="ULA with every step accepted or refused; slow, a reference.",
+        guided=False,
+        own=("size",),
     ),
     "ancestral": MethodInfo(
         name="ancestral",
@@ -160,9 +291,95 @@ METHODS: dict[str, MethodInfo] = {
         needs="identity",
         gradient=False,
         evaluations="1",
+        exact="any prior",
         source="Ho et al. 2020, arXiv:2006.11239",
         summary="Denoising: the measurement is x_σ at σ = σ_y; one step gives the posterior mean.",
     ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegratorInfo:
+    """An integrator as the listings know it; order: of convergence, "" where it is not an ODE's."""
+
+    name: str
+    title: str
+    evaluations: str
+    order: str = ""
+    source: str
+    options: tuple[str, ...] = ()
+
+
+INTEGRATORS: dict[str, IntegratorInfo] = {
+    info.name: info
+    for info in (
+        IntegratorInfo(
+            name="ancestral",
+            title="DDPM's steps; eta < 1: DDIM(η)",
+            evaluations="1",
+            source="Ho et al. 2020, arXiv:2006.11239",
+            options=("eta",),
+        ),
+        IntegratorInfo(
+            name="ddim",
+            title="DDIM(η), by default deterministic",
+            evaluations="1",
+            order="1",
+            source="Song et al. 2021, arXiv:2010.02502",
+            options=("eta",),
+        ),
+        IntegratorInfo(
+            name="renew",
+            title="The same share of fresh noise at every step",
+            evaluations="1",
+            source="Zhu et al. 2023, arXiv:2305.08995",
+            options=("fresh",),
+        ),
+        IntegratorInfo(
+            name="euler",
+            title="Euler on the probability-flow ODE, with churn",
+            evaluations="1",
+            order="1",
+            source="Karras et al. 2022, arXiv:2206.00364",
+            options=("churn", "churn_min", "churn_max", "churn_noise"),
+        ),
+        IntegratorInfo(
+            name="heun",
+            title="Heun on the probability-flow ODE, with churn (EDM)",
+            evaluations="2",
+            order="2",
+            source="Karras et al. 2022, arXiv:2206.00364",
+            options=("churn", "churn_min", "churn_max", "churn_noise"),
+        ),
+        IntegratorInfo(
+            name="dpmpp_2m",
+            title="DPM-Solver++ (2M)",
+            evaluations="1",
+            order="2",
+            source="Lu et al. 2022, arXiv:2211.01095",
+        ),
+        IntegratorInfo(
+            name="euler_maruyama",
+            title="Euler–Maruyama on the reverse SDE, form ve or vp",
+            evaluations="1",
+            source="Song et al. 2021, arXiv:2011.13456",
+            options=("form",),
+        ),
+        IntegratorInfo(
+            name="predictor_corrector",
+            title="Reverse diffusion and Langevin corrections, form ve or vp",
+            evaluations="1 and 1 per correction",
+            source="Song et al. 2021, arXiv:2011.13456",
+            options=("form", "corrections", "snr"),
+        ),
+        IntegratorInfo(
+            name="annealed_langevin",
+            title="Langevin steps at every level (NCSN)",
+            evaluations="1 per correction",
+            source="Song & Ermon 2019, arXiv:1907.05600",
+            options=("corrections", "size"),
+        ),
+    )
 }
 
 TASKS: dict[str, TaskInfo] = {
@@ -279,9 +496,12 @@ def check_method(name: str, abilities: Collection[str], sigma_y: float) -> None:
 
     abilities: the operator's (e.g. SPECTRAL), sigma_y: noise of the measurement in image units.
     """
-    if name == AUTO:
-        return
-    info = method_info(name)
+    if name != AUTO:
+        check_info(method_info(name), abilities, sigma_y)
+
+
+def check_info(info: MethodInfo, abilities: Collection[str], sigma_y: float) -> None:
+    """As `check_method`, for a method that METHODS may not know."""
     if info.accepts(abilities, sigma_y):
         return
     would_do = ", ".join(usable_methods(abilities, sigma_y))
@@ -291,7 +511,7 @@ def check_method(name: str, abilities: Collection[str], sigma_y: float) -> None:
         reason = f"is for exact measurements only (noise here: {sigma_y:g})"
     else:
         reason = f"needs {_IN_WORDS[info.noisy_needs]} where there is noise (here {sigma_y:g})"
-    raise RequestError(f"method {name!r} {reason}; methods that can do this: {would_do}.")
+    raise RequestError(f"method {info.name!r} {reason}; methods that can do this: {would_do}.")
 
 
 _IN_WORDS: dict[str, str] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,6 +42,10 @@ class Measurement:
     sigma_y: float
     noise: Noise | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.operator, Mask):  # what a mask has lost may hold anything, and must not count
+            object.__setattr__(self, "y", torch.where(self.operator.keep.to(self.y.device), self.y, 0))
+
     @property
     def variance(self) -> float:
         """σ_y², never below NOISE_FLOOR²."""
@@ -61,20 +65,25 @@ class Measurement:
     def distance(self, x0: Tensor) -> Tensor:
         """How far x₀ is from y, (B,): ‖y − A(x₀)‖, or what stands for it under another noise.
 
-        Gaussian noise makes ‖y − A(x₀)‖ = σ_y·√(2·(log p(y | y) − log p(y | x₀))); other noises are taken by that
-        formula, with their `std` as the scale. Counted light that A(x₀) does not have is infinitely unlikely; below a
-        tenth of a photon it is continued as an exponential, so that there is a way back.
+        Gaussian noise makes ‖y − A(x₀)‖ = σ_y·√deviance; other noises are taken by that formula, with their `std`
+        as the scale.
         """
-        noise, y, clean = self.noise, self.y, self.operator.A(x0)
+        if self.noise is None:
+            return self.residual(x0).flatten(1).norm(dim=1)
+        return self.spread * (self.deviance(x0) + torch.finfo(x0.dtype).tiny).sqrt()
+
+    def deviance(self, x0: Tensor) -> Tensor:
+        """2·(log p(y | y) − log p(y | A(x₀))), (B,): ‖y − A(x₀)‖²/σ_y² under white Gaussian noise.
+
+        Counted light that A(x₀) does not have is infinitely unlikely; below a tenth of a photon it is continued as an
+        exponential, so that there is a way back.
+        """
+        noise = self.noise
         if noise is None:
-            return (y - clean).flatten(1).norm(dim=1)
-        std = torch.as_tensor(noise.std(y), dtype=y.dtype, device=y.device).expand_as(y)
-        if isinstance(self.operator, Mask) and not isinstance(noise, ColouredNoise):
-            keep = self.operator.keep.to(y.device)  # what is lost has no part in it
-            y, clean, std = y[:, keep], clean[:, keep], std[:, keep]
-        scale = std.flatten(1).square().mean(dim=1).sqrt()
+            return self.residual(x0).flatten(1).square().sum(dim=1) / self.variance
+        y, clean, std = self._seen(self.y, self.operator.A(x0), self._std)
         if isinstance(noise, GaussianNoise):
-            return scale * ((y - clean) / std.clamp(min=NOISE_FLOOR)).flatten(1).norm(dim=1)
+            return ((y - clean) / std.clamp(min=NOISE_FLOOR)).flatten(1).square().sum(dim=1)
         if isinstance(noise, PoissonGaussianNoise):
             # Its exact sum takes seconds a picture. Snyder et al. 1993: the electronics' noise as photons of its own,
             # peak·(y + shift) ~ Poisson(peak·(clean + shift)).
@@ -83,8 +92,33 @@ class Measurement:
         if isinstance(noise, PoissonNoise):
             least = 0.1 / noise.peak
             clean = torch.where(clean > least, clean, least * (clean.clamp(max=least) / least - 1).exp())
-        deviance = noise.deviance(y, clean).to(x0.dtype)
-        return scale * (deviance + torch.finfo(x0.dtype).tiny).sqrt()
+        return noise.deviance(y, clean).to(x0.dtype)
+
+    def score(self, x0: Tensor) -> Tensor:
+        """∇ log p(y | x₀), (B, C, H, W): Aᵀ(y − A x₀)/σ_y² for a linear A under white Gaussian noise."""
+        with torch.enable_grad():
+            leaf = x0.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.deviance(leaf).sum() / -2, leaf)
+        return gradient
+
+    @property
+    def spread(self) -> Tensor:
+        """The noise's standard deviation, (B,): where it varies over y the root of its mean square; never 0."""
+        if self.noise is None:
+            return self.y.new_full((len(self.y),), self.variance**0.5)
+        return self._seen(self._std)[0].flatten(1).square().mean(dim=1).sqrt().clamp(min=NOISE_FLOOR)
+
+    @property
+    def _std(self) -> Tensor:
+        std = self.sigma_y if self.noise is None else self.noise.std(self.y)
+        return torch.as_tensor(std, dtype=self.y.dtype, device=self.y.device).expand_as(self.y)
+
+    def _seen(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Numbers of y without those a mask has lost, which have no part in a likelihood."""
+        if isinstance(self.operator, Mask) and not isinstance(self.noise, ColouredNoise):
+            keep = self.operator.keep.to(self.y.device)
+            return tuple(value[:, keep] for value in values)
+        return values
 
     def prox(self, z: Tensor, variance: float) -> Tensor:
         """argmin_x ‖x − z‖²/(2·variance) + ‖y − A x‖²/(2σ_y²): the mean of x₀ given y where x₀ ~ N(z, variance·I)."""
@@ -92,6 +126,14 @@ class Measurement:
             raise TypeError(f"expected an operator with a proximal map, got {self.operator.describe()}")
         weight = variance / self.sigma_y**2 if self.sigma_y > 0 else float("inf")
         return self.operator.prox(z, self.y, weight)
+
+    def perturbed(self, z: Tensor, r: float, noise: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
+        """A draw of x₀ given y where x₀ ~ N(z, r² I), A is linear and the noise white: the prox of what is perturbed.
+
+        Papandreou & Yuille 2010. noise(shape) draws ε ~ N(0, I) of that shape for each sample.
+        """
+        y = self.y + self.sigma_y * noise(tuple(self.linear.out_shape)).to(self.y)
+        return replace(self, y=y).prox(z + r * noise(tuple(z.shape[1:])), r**2)
 
     def paste(self, x: Tensor) -> Tensor:
         """x with what an exact measurement knows put back: a mask's pixels, bit for bit, or by a nonlinear A's prox."""

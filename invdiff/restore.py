@@ -121,6 +121,7 @@ def restore(
     )
     if chosen.any_noise and given.noise is not None and given.noise.has_score:
         known = given
+    chosen.check(known)
     if isinstance(op, Quantize) and isinstance(known.operator, Identity):
         reason += "; rounding is taken as noise of a step/√12"
     _check_numbers(samples=(samples, 1), batch=(1 if batch is None else batch, 1), seed=(seed, 0))
@@ -128,7 +129,7 @@ def restore(
     loaded = load_prior(prior, device=place, precision=precision)
     check_prior(loaded, op, chosen)
     began = time.perf_counter()
-    images = [checksum(image) for image in y]
+    images = [checksum(image) for image in given.y]
     given, known = (_moved(one, place) for one in (given, known))
     y, op = known.y, known.operator
     stages = coarse.stages(y, op, chosen) if method == catalog.AUTO else [coarse.Stage(y, op, chosen)]
@@ -208,10 +209,11 @@ def _one_by_one(
     for i in range(len(y)):  # what cannot be, before anything slow
         one = measured(y[i : i + 1], op.pick([i]), sigma_y, arguments["noise"])
         known = _as_known_to(arguments["method"], one)
-        choose_method(
+        chosen, _ = choose_method(
             known.operator, arguments["method"], known.sigma_y, steps=arguments["steps"],
             options=arguments["options"],
         )  # fmt: skip
+        chosen.check(known)
     loaded = load_prior(prior, device=resolve_device(arguments["device"]), precision=arguments["precision"])
     found: list[Result] = []
     for i in range(len(y)):
@@ -255,7 +257,7 @@ def choose_method(
     if steps is not None:
         options["steps"] = steps
     if isinstance(method, Method):
-        catalog.check_method(method.info.name, abilities(op), sigma_y)
+        catalog.check_info(method.info, abilities(op), sigma_y)
         if not options:
             return method, "given"
         return config.build(

@@ -25,13 +25,25 @@ LAYERS = (
     {"likelihood"},
     {"methods"},
     {"training"},
-    {"words", "masks", "noise", "specs", "plugins", "spec_files", "measurements", "tasks", "restore"},
+    {
+        "words",
+        "masks",
+        "noise",
+        "specs",
+        "plugins",
+        "spec_files",
+        "measurements",
+        "tasks",
+        "tuning",
+        "restore",
+        "sample",
+    },
     {"evaluation"},
     {"cli", "app"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = ("torch", "torchvision", "deepinv", "skimage", "lpips", "scipy")
-LIGHT = {"", "errors", "catalog", "images", "config", "cli", *LAYERS[6]} - {"restore"}
+LIGHT = {"", "errors", "catalog", "images", "config", "cli", *LAYERS[6]} - {"restore", "sample"}
 OPERATORS_MAY_IMPORT = {*sys.stdlib_module_names, "torch", "invdiff"}
 
 
@@ -161,7 +173,9 @@ def answer(arguments: str, folder: Path) -> tuple[int, str, str, list[str]]:
         "priors --json",
         "restore --help",
         "degrade --help",
+        "sample --help",
         "train --help",
+        "tune --help",
         "demo --help",
         "doctor --help",
     ],
@@ -203,7 +217,14 @@ def test_help_and_listings_answer_without_importing_torch(arguments: str, folder
         ("restore photo.png --operator identity --shape 3x24", "3x256x256"),
         ("degrade grey.png --operator [identity,demosaic]", "expected a colour picture"),
         ("degrade photo.png --task outpaint --margin 12", "would leave"),
+        ("sample --prior naturel", "'natural'"),
+        ("sample --integrator hun", "'heun'"),
+        ("sample --integrator heun:chrun=0.1", "'churn'"),
+        ("sample --grid karas", "'karras'"),
+        ("sample --size 64y64", "--size 64y64"),
+        ("sample --count 0", "--count"),
         ("train missing.yaml", "missing.yaml"),
+        ("tune missing.yaml", "missing.yaml"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2_without_importing_torch(
@@ -220,7 +241,9 @@ def test_a_wrong_request_is_one_line_and_exit_code_2_without_importing_torch(
     assert sorted(folder.rglob("*")) == before
 
 
-def test_restore_stays_the_function_when_its_module_is_imported_first() -> None:
-    code = "import invdiff.restore, invdiff; print(callable(invdiff.restore), invdiff.restore.__module__)"
+@pytest.mark.parametrize("name", ["restore", "sample"])
+def test_a_function_stays_one_when_its_module_of_the_same_name_is_imported_first(name: str) -> None:
+    function = f"invdiff.{name}"
+    code = f"import {function}, invdiff; print(callable({function}), {function}.__module__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "invdiff.restore"]
+    assert done.stdout.split() == ["True", function]

@@ -144,7 +144,7 @@ def test_a_result_that_is_not_finite_is_a_failure_not_a_picture() -> None:
         ({"method": "mmsp"}, "Did you mean 'mmps'?"),
         ({"options": {"iteratoins": 2}}, "Did you mean 'iterations'?"),
         ({"options": {"iterations": 0}}, "at least 1"),
-        ({"options": {"eta": 2.0}}, "[0, 1]"),
+        ({"method": "ddnm", "options": {"eta": 2.0}}, "[0, 1]"),
         ({"options": {"sigma_max": 0.001}}, "sigma_min"),
         ({"method": "ancestral", "sigma_y": 0.1}, "mmps"),
         ({"method": "repaint", "sigma_y": 0.1}, "exact measurements only"),

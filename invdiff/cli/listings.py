@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import plugins
-from ..catalog import METHODS, PRIORS, TASKS, MethodInfo, usable_methods
+from ..catalog import INTEGRATORS, METHODS, PRIORS, TASKS, IntegratorInfo, MethodInfo, usable_methods
 from ..spec_files import BUILT_IN, usage
 from ..specs import SPECS
 
@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+
+GRIDS = {
+    "karras": "evenly in σ^(1/ρ), ρ = 7 unless given, as karras:3 (Karras et al. 2022, arXiv:2206.00364)",
+    "log_uniform": "evenly in ln σ",
+    "ddpm": "the steps of the network of Ho et al. 2020, arXiv:2006.11239, evenly in t",
+}
+"""The noise levels `invdiff.methods.grid` knows by name."""
+
+CHOOSING = """\
+A method marked * takes any integrator, with settings as heun:churn=0.1,... or,
+for the first of them, ddim:0.5. To choose, add to invdiff restore:
+  --method mmps --set integrator=heun --set grid=karras:3
+  --set jump=10 --set repeats=3  every method: back up in noise, 10 levels at a
+                                 time, so that each stretch is walked 3 times
+invdiff sample --integrator heun --grid karras:3 draws from the prior itself."""
 
 
 def tasks_command(as_json: Json = False) -> None:
@@ -74,15 +89,31 @@ def _flaw(name: str, point: EntryPoint) -> str:
 
 
 def methods_command(as_json: Json = False) -> None:
-    """List the methods, what each asks of the operator, and where it was published."""
+    """List the methods and what each asks of operator and noise; the integrators and grids they walk with."""
     if as_json:
-        print_json([dataclasses.asdict(method) for method in METHODS.values()])
+        print_json(
+            {
+                "methods": [
+                    {**dataclasses.asdict(method), "options": method.options} for method in METHODS.values()
+                ],
+                "integrators": [dataclasses.asdict(integrator) for integrator in INTEGRATORS.values()],
+                "grids": [{"name": name, "levels": levels} for name, levels in GRIDS.items()],
+            }
+        )
         return
     print_table(
-        ("method", "operator", "evaluations per step", "what it does", "source"),
-        ((m.name, _operator(m), m.evaluations, m.summary, m.source) for m in METHODS.values()),
+        ("method", "needs", "what it does, evaluations a step, when its samples are exact, source"),
+        ((m.name + "*" * m.guided, _needs(m), _about(m)) for m in METHODS.values()),
+        middle=20,
     )
-    print("auto, the default, picks one by operator and noise and says which.")
+    print("auto, the default, picks one by operator and noise and says which.\n")
+    print_table(
+        ("integrator", "settings", "what it is, evaluations a step, order of convergence, source"),
+        ((i.name, ", ".join(i.options), _what(i)) for i in INTEGRATORS.values()),
+        middle=20,
+    )
+    print_table(("grid", "noise levels"), GRIDS.items())
+    print(CHOOSING)
 
 
 def priors_command(as_json: Json = False) -> None:
@@ -108,20 +139,41 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on standard output, wrapped to the terminal; the first column is never wrapped."""
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, middle: int | None = None) -> None:
+    """A table on standard output, wrapped to the terminal; the first column is never wrapped.
+
+    middle: the width at most of columns between the first and the last.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, head in enumerate(heads):
-        table.add_column(head, no_wrap=i == 0, overflow="fold")
+        between = 0 < i < len(heads) - 1
+        table.add_column(head, no_wrap=i == 0, overflow="fold", max_width=middle if between else None)
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)
 
 
-def _operator(method: MethodInfo) -> str:
-    noisy = {"": "", "no": ", noiseless"}.get(method.noisy_needs, f"; noisy: {method.noisy_needs}")
-    return method.needs + noisy
+def _needs(method: MethodInfo) -> str:
+    """What a method asks of the operator and the noise, and whether it differentiates the network."""
+    noisy = {
+        "": "",
+        "no": "no noise",
+        **dict.fromkeys(("mask", "linear", "spectral"), f"{method.noisy_needs} if noisy"),
+    }
+    operator = "any operator" if method.needs == "any" else method.needs
+    parts = [operator, noisy[method.noisy_needs], "any noise" if method.any_noise else ""]
+    return ", ".join(part for part in (*parts, "gradient" if method.gradient else "") if part)
+
+
+def _about(method: MethodInfo) -> str:
+    exact = method.exact if method.exact.startswith("no") else f"for {method.exact}"
+    return f"{method.summary}\nEvaluations: {method.evaluations}. Exact: {exact}.\n{method.source}"
+
+
+def _what(integrator: IntegratorInfo) -> str:
+    order = f" Order: {integrator.order}." if integrator.order else ""
+    return f"{integrator.title}.\nEvaluations: {integrator.evaluations}.{order}\n{integrator.source}"

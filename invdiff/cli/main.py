@@ -16,7 +16,9 @@ from .demo import demo_command
 from .doctor import doctor_command
 from .listings import methods_command, priors_command, tasks_command
 from .restore import restore_command
+from .sample import sample_command
 from .train import train_command
+from .tune import tune_command
 
 INTERRUPTED = 130
 
@@ -49,7 +51,9 @@ def _root(
 COMMANDS: dict[str, Callable[..., None]] = {
     "restore": restore_command,
     "degrade": degrade_command,
+    "sample": sample_command,
     "train": train_command,
+    "tune": tune_command,
     "demo": demo_command,
     "doctor": doctor_command,
     "tasks": tasks_command,

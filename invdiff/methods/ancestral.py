@@ -1,4 +1,4 @@
-"""Unconditional ancestral sampling, begun at a noisy picture: the exact answer to denoising."""
+"""Sampling that knows nothing but the prior; begun at a noisy picture it is the exact answer to denoising."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ from typing import ClassVar
 from torch import Tensor
 
 from invdiff.catalog import METHODS, MethodInfo
+from invdiff.errors import RequestError
+from invdiff.likelihood import Measurement
 from invdiff.methods import grid
-from invdiff.methods.base import Method, Problem
+from invdiff.methods.base import Guided, Problem
+from invdiff.methods.integrators import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ancestral(Method):
+class Unconditional(Guided):
+    """x̂₀ = D(x, σ): samples of the prior (`invdiff.sample`)."""
+
+    def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:
+        return problem.prior(x, sigma)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestral(Unconditional):
     """y = x₀ + σ_y·n is x_σ at σ = σ_y, so that walking down from there samples x₀ given y (DDPM, Ho et al. 2020).
 
     With one step the answer is D(y, σ_y), the posterior mean.
@@ -21,16 +32,19 @@ class Ancestral(Method):
 
     info: ClassVar[MethodInfo] = METHODS["ancestral"]
 
-    def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:
-        return problem.prior(x, sigma)
-
-    def levels(self, problem: Problem) -> list[float]:
-        sigma_y = problem.measurement.sigma_y
-        if sigma_y == 0:
-            raise ValueError(
+    def check(self, measurement: Measurement) -> None:
+        if measurement.sigma_y == 0:
+            raise RequestError(
                 "ancestral: expected a noisy measurement, got sigma_y = 0: there is nothing to remove"
             )
-        return grid.karras(self.steps, sigma_y, min(self.sigma_min, sigma_y))
 
-    def start(self, problem: Problem, sigma: float, noise: Tensor) -> Tensor:
+    def levels(self, problem: Problem) -> list[float]:
+        self.check(problem.measurement)
+        sigma_y = problem.measurement.sigma_y
+        if not isinstance(self.grid, str):
+            below = [sigma for sigma in self.grid if sigma < sigma_y]
+            return self.travelled(grid.levels([sigma_y, *below], 1, sigma_y, sigma_y))
+        return self.travelled(grid.levels(self.grid, self.steps, sigma_y, min(self.sigma_min, sigma_y)))
+
+    def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
         return problem.measurement.y

@@ -40,7 +40,8 @@ def stages(y: Tensor, operator: Operator, method: Method) -> list[Stage]:
     sizes: list[tuple[Tensor, Tensor]] = [(y, operator.keep)]
     while hole_survives(sizes[-1][1], NARROW) and min(y.shape[-2:]) >= SMALLEST * 2 ** len(sizes):
         sizes.append(halved(*sizes[-1]))
-    fine = replace(method, sigma_max=max(method.sigma_min, min(method.sigma_max, SIGMA)))
+    grid = method.grid if isinstance(method.grid, str) else "karras"
+    fine = replace(method, sigma_max=max(method.sigma_min, min(method.sigma_max, SIGMA)), grid=grid)
     coarsest = Stage(sizes[-1][0], _mask(sizes[-1][1]) if len(sizes) > 1 else operator, method)
     return [coarsest, *(Stage(a, _mask(keep), fine) for a, keep in reversed(sizes[:-1]))]
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from invdiff.catalog import METHODS, MethodInfo
-from invdiff.methods.base import Method, Noise, Problem
-from invdiff.methods.kernel import move
+from invdiff.methods.ancestral import Unconditional
+from invdiff.methods.base import Linearised, Problem
+from invdiff.methods.integrators import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPS(Method):
+class DPS(Unconditional):
     """An unconditional step, then x_s −= (ζ/2)·√((1+4s²)(1+4σ²))·∇ₓ‖y − A(D(x, σ))‖, a norm for each sample.
 
     Under a noise that is not white Gaussian, `Measurement.distance` takes the norm's place.
@@ -32,17 +33,17 @@ class DPS(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.zeta >= 0:
+        if not 0 <= self.zeta < float("inf"):
             raise ValueError(f"zeta: expected a number ≥ 0, got {self.zeta}")
 
-    def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:
-        return problem.prior(x, sigma)
-
-    def step(self, problem: Problem, x: Tensor, sigma: float, s: float, noise: Noise) -> Tensor:
+    def step(
+        self, problem: Problem, x: Tensor, sigma: float, s: float, noise: Noise, carry: Any
+    ) -> tuple[Tensor, Any]:
+        at = Linearised(problem, x, sigma)
         with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            x0 = self.clipped(self.estimate(problem, leaf, sigma))
-            distance = problem.measurement.distance(x0)
-            (gradient,) = torch.autograd.grad(distance.sum(), leaf)
+            x0 = at.denoised.clone().requires_grad_()
+            distance = problem.measurement.distance(self.clipped(x0))
+            (slope,) = torch.autograd.grad(distance.sum(), x0)
         size = self.zeta * 1000 / self.steps / 2 * ((1 + 4 * s**2) * (1 + 4 * sigma**2)) ** 0.5
-        return move(x, x0.detach(), sigma, s, self.fresh(sigma, s), noise()) - size * gradient
+        ahead, carry = self.unconditional(problem, x, self.clipped(at.denoised), sigma, s, noise, carry)
+        return ahead - size * at.pull(slope, last=True), carry

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from invdiff.catalog import METHODS, MethodInfo
-from invdiff.methods.base import Linearised, Method, Problem
+from invdiff.methods.base import Guided, Linearised, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMPS(Method):
+class MMPS(Guided):
     """x̂₀ = D + σ² Jᵀ Aᵀ v, with (σ_y² I + σ² A J Aᵀ) v = y − A D and J = ∂D/∂x.
 
     p(x₀ given x_σ) is taken as N(D, σ² J), its exact first two moments (Tweedie). The system is solved by conjugate

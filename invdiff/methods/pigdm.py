@@ -8,11 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from invdiff.catalog import METHODS, MethodInfo
-from invdiff.methods.base import Linearised, Method, Problem
+from invdiff.methods.base import Guided, Linearised, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
-class PiGDM(Method):
+class PiGDM(Guided):
     """x̂₀ = D + σ² Jᵀ Aᵀ (r² A Aᵀ + σ_y² I)⁻¹ (y − A D), J = ∂D/∂x: eq. 8 under p(x₀ given x_σ) = N(D, r² I).
 
     r² = σ²τ²/(σ²+τ²). With τ the data's standard deviation, which the prior's card says, this is exact for a white
@@ -27,7 +27,7 @@ class PiGDM(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tau is not None and not self.tau > 0:
+        if self.tau is not None and not 0 < self.tau < float("inf"):
             raise ValueError(f"tau: expected a number > 0, got {self.tau}")
 
     def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:

@@ -17,7 +17,7 @@ def checksum(y: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Streams:
-    """ε ~ N(0, I) of `shape` for each of several samples; calling it draws the next (B, *shape).
+    """ε ~ N(0, I) of `shape` for each of several samples; calling it draws the next (B, *shape). A `Noise`.
 
     Drawn on the CPU in float32, so that every device and precision sees the same numbers.
     """
@@ -39,6 +39,10 @@ class Streams:
             )
         return cls(generators, shape, like)
 
-    def __call__(self) -> Tensor:
-        draws = torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
+    def __call__(self, shape: tuple[int, ...] | None = None, /) -> Tensor:
+        draws = torch.stack([torch.randn(shape or self.shape, generator=g) for g in self.generators])
         return draws.to(self.like)
+
+    def uniform(self) -> Tensor:
+        """One number in [0, 1) for each sample, (B,)."""
+        return torch.stack([torch.rand((), generator=g) for g in self.generators]).to(self.like)

@@ -14,7 +14,7 @@ from invdiff.errors import InvdiffError, RequestError
 from invdiff.specs import SPECS
 
 
-@pytest.mark.parametrize(("listing", "entries"), [("tasks", TASKS), ("methods", METHODS), ("priors", PRIORS)])
+@pytest.mark.parametrize(("listing", "entries"), [("tasks", TASKS), ("priors", PRIORS)])
 def test_a_listing_as_json_is_one_document_with_every_entry(
     listing: str, entries: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:

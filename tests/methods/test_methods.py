@@ -1,0 +1,236 @@
+"""Settings of every method: what is out of range is refused before anything runs, by name and with what is expected."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+import invdiff
+from invdiff import catalog, operators
+from invdiff.errors import RequestError
+from invdiff.likelihood import Measurement
+from invdiff.methods import INTEGRATORS, METHODS, Guided, Method, Problem, integrator
+from invdiff.operators import Operator
+from invdiff.priors.analytic import GaussianPrior
+
+SHAPE = (1, 4, 3)
+STAY = ("smc", "ula", "mala")
+"""Methods without travel."""
+GUIDED = [name for name, kind in METHODS.items() if issubclass(kind, Guided)]
+
+
+def make(name: str, **settings: Any) -> Method:
+    """Without travel, unless it is asked for."""
+    if name == "repaint":
+        settings = {"repeats": 1, **settings}
+    return METHODS[name](**settings)
+
+
+def operator_for(name: str) -> Operator:
+    keep = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
+    return operators.Identity(SHAPE) if name == "ancestral" else operators.Mask(keep, channels=1)
+
+
+def walk_of(method: Method, sigma_y: float = 0.1) -> list[float]:
+    op = operator_for(method.info.name)
+    y = torch.zeros(1, *op.out_shape)
+    return method.levels(Problem(GaussianPrior.white(), Measurement(y, op, sigma_y)))
+
+
+def bad_settings() -> list[tuple[str, dict[str, Any], str]]:
+    """(method, settings, what the message says)."""
+    every: list[tuple[dict[str, Any], str]] = [
+        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"steps": -3}, "steps: expected at least 1, got -3"),
+        ({"sigma_min": 0.0}, "expected 0 < sigma_min ≤ sigma_max"),
+        ({"sigma_min": 2.0, "sigma_max": 1.0}, "expected 0 < sigma_min ≤ sigma_max, got 2.0 and 1.0"),
+        ({"sigma_max": math.inf}, "expected 0 < sigma_min ≤ sigma_max"),
+        ({"sigma_max": math.nan}, "expected 0 < sigma_min ≤ sigma_max"),
+        ({"grid": "karas"}, "grid: expected one of karras, log_uniform, ddpm"),
+        ({"grid": (1.0, 2.0)}, "grid: expected descending noise levels"),
+        ({"grid": (1.0, 1.0, 0.5)}, "grid: expected descending noise levels"),
+        ({"grid": "ddpm", "steps": 1001}, "steps: the grid ddpm has"),
+        ({"jump": 0}, "expected jump ≥ 1"),
+        ({"repeats": 0}, "repeats ≥ 1"),
+    ]
+    found = [(name, settings, words) for name in METHODS for settings, words in every]
+    travel = [
+        ({"steps": 6, "jump": 6, "repeats": 2}, "jump: expected fewer levels than the 6 steps, got 6"),
+        (
+            {"grid": (3.0, 2.0, 1.0), "jump": 3, "repeats": 2},
+            "jump: expected fewer levels than the 3 steps, got 3",
+        ),
+    ]
+    found += [(name, settings, words) for name in METHODS if name not in STAY for settings, words in travel]
+    found += [(name, {"steps": 9, "jump": 2, "repeats": 2}, "repeats: expected 1, ") for name in STAY]
+    guided: list[tuple[dict[str, Any], str]] = [
+        ({"integrator": "hein"}, "heun"),
+        ({"integrator": "heun:churn=2"}, "churn: expected"),
+        ({"integrator": "ddim:eta=1.5"}, r"eta: expected a number in \[0, 1\]"),
+        ({"integrator": "ddim:nothing=1"}, "nothing"),
+    ]
+    found += [(name, settings, words) for name in GUIDED for settings, words in guided]
+    own: dict[str, dict[str, list[Any]]] = {
+        "dps": {"zeta": [-0.1, math.inf, math.nan]},
+        "mcg": {"zeta": [-0.1, math.inf, math.nan]},
+        "pigdm": {"tau": [0.0, -1.0, math.inf, math.nan]},
+        "smc": {"particles": [0, -1], "tau": [0.0, -1.0, math.inf]},
+        "mmps": {"iterations": [0, -1]},
+        "ddrm": {"eta": [-0.1, 1.1, math.nan], "eta_b": [-0.1, 1.1, math.nan]},
+        "ddnm": {"eta": [-0.1, 1.1, math.nan]},
+        "diffpir": {"weight": [0.0, -1.0, math.nan], "zeta": [-0.1, 1.1, math.nan]},
+        "red_diff": {"weight": [0.0, -1.0, math.inf], "rate": [0.0, -1.0, math.inf, math.nan]},
+        "daps": {
+            "ode_steps": [0],
+            "langevin": [0],
+            "rate": [0.0, -1e-4, math.inf, math.nan],
+            "tau": [0.0, -1.0, math.nan],
+        },
+        "score_ald": {"gamma": [0.0, -1.0, math.inf]},
+        "ula": {"size": [0.0, -0.1, 2.0, math.nan]},
+        "mala": {"size": [0.0, -0.1, 2.0, math.nan]},
+    }
+    found += [
+        (name, {setting: value}, f"{setting}: expected")
+        for name, settings in own.items()
+        for setting, values in settings.items()
+        for value in values
+    ]
+    return [*found, ("daps", {"integrator": "hein"}, "heun")]
+
+
+@pytest.mark.parametrize(("name", "settings", "words"), bad_settings())
+def test_a_setting_out_of_range_is_refused_by_name(name: str, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises((ValueError, RequestError), match=words):
+        make(name, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"), [case for case in bad_settings() if "sigma" not in case[2]]
+)
+def test_restore_refuses_it_in_one_line_before_any_prior_is_loaded(
+    name: str, settings: dict[str, Any], words: str
+) -> None:
+    op = operator_for(name)
+    options = {"repeats": 1, **settings} if name == "repaint" else settings
+    sigma_y = 0.0 if name == "repaint" else 0.1
+    with pytest.raises(RequestError, match=words) as refusal:
+        invdiff.restore(
+            torch.zeros(1, *SHAPE), op, "no such prior", method=name, sigma_y=sigma_y, options=options
+        )
+    assert "\n" not in str(refusal.value)
+
+
+def test_every_setting_of_its_own_that_is_a_number_has_a_value_it_refuses() -> None:
+    tried = {(name, setting) for name, settings, _ in bad_settings() for setting in settings}
+    common = {field.name for field in dataclasses.fields(Method)} | {"integrator", "clip"}
+    own = {
+        (name, field.name)
+        for name, kind in METHODS.items()
+        for field in dataclasses.fields(kind)
+        if field.name not in common
+    }
+    assert own <= tried
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_catalog_lists_a_methods_settings(name: str) -> None:
+    info = catalog.METHODS[name]
+    assert set(info.options) == {field.name for field in dataclasses.fields(METHODS[name])}
+    assert (info.guided, info.any_noise) == (name in GUIDED, METHODS[name].any_noise)
+    assert METHODS[name].info is info
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_step_is_a_restoration(name: str) -> None:
+    """From the first level to 0: one estimate, and for a Langevin chain its start."""
+    method = make(name, steps=1)
+    op, sigma_y = operator_for(name), 0.0 if name == "repaint" else 0.1
+    y = op.A(torch.rand(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+    result = invdiff.restore(y, op, GaussianPrior.white(), method=method, sigma_y=sigma_y)
+    assert result.config["walk"] == 1
+    assert torch.isfinite(result.samples).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_walk_has_as_many_steps_as_asked_for_and_ends_in_zero(name: str) -> None:
+    for settings in ({"steps": 7}, {"grid": "log_uniform", "steps": 4}, {"grid": "ddpm", "steps": 5}):
+        walk = walk_of(make(name, sigma_max=1.0, sigma_min=0.01, **settings))
+        assert len(walk) == settings["steps"] + 1  # type: ignore[operator]
+        assert walk[-1] == 0
+        assert all(a >= b for a, b in pairwise(walk))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("ula", "mala")])
+def test_levels_of_ones_own_are_the_steps(name: str) -> None:
+    method = make(name, grid=(0.8, 0.4, 0.05), steps=999)
+    assert (method.steps, method.sigma_max, method.sigma_min) == (3, 0.8, 0.05)
+    walk = walk_of(method)
+    # y is the first level of ancestral's walk, and what lies above it is left out
+    assert walk == ([0.1, 0.05, 0.0] if name == "ancestral" else [0.8, 0.4, 0.05, 0.0])
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in STAY])
+def test_travel_is_an_option_of_the_walk(name: str) -> None:
+    walk = walk_of(make(name, steps=6, jump=2, repeats=2, sigma_max=1.0))
+    assert sum(b > a for a, b in pairwise(walk)) == 4
+    assert len(walk) - 1 == 6 + 8
+
+
+def test_repaints_defaults_travel_and_few_steps_are_refused_with_the_way_out() -> None:
+    with pytest.raises(
+        ValueError, match=r"jump: expected fewer levels than the 5 steps, got 5; repeats=1 for no"
+    ):
+        METHODS["repaint"](steps=5)
+    assert METHODS["repaint"](steps=5, repeats=1).steps == 5
+
+
+def test_ancestral_needs_noise_to_begin_at() -> None:
+    with pytest.raises(ValueError, match="ancestral: expected a noisy measurement, got sigma_y = 0"):
+        walk_of(make("ancestral"), sigma_y=0.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("", "integrator"),
+        ("hein", "heun"),
+        ("heun:", "settings of heun"),
+        ("heun:churn", "churn"),
+        ("heun:churn=", "settings of heun"),
+        ("heun:churn=0.1,0.2", "settings of heun"),
+        ("heun:churn=half", "churn"),
+        ("heun:churn=-0.1", "churn: expected"),
+        ("heun:churn_noise=0", "churn_noise: expected"),
+        ("dpmpp_2m:3", "none"),
+        ("ddim:2", r"eta: expected a number in \[0, 1\]"),
+        ("renew:fresh=-1", "fresh: expected"),
+        ("euler_maruyama:form=vx", "form"),
+        ("predictor_corrector:form=vp,snr=2", "snr: expected"),
+        ("predictor_corrector:corrections=-1", "corrections: expected"),
+        ("annealed_langevin:corrections=0", "corrections: expected"),
+        ("annealed_langevin:size=4", "size: expected"),
+    ],
+)
+def test_an_integrator_that_cannot_be_is_refused(spec: str, words: str) -> None:
+    with pytest.raises(RequestError, match=words) as refusal:
+        integrator(spec)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", INTEGRATORS)
+def test_an_integrator_is_read_with_its_settings(name: str) -> None:
+    assert type(integrator(name)) is INTEGRATORS[name]
+    fields = dataclasses.fields(INTEGRATORS[name])
+    assert set(catalog.INTEGRATORS[name].options) == {field.name for field in fields}
+    values = {
+        field.name: "vp" if field.name == "form" else "0.2" for field in fields if field.name != "corrections"
+    }
+    spec = ",".join(f"{key}={value}" for key, value in values.items())
+    read = integrator(f"{name}:{spec}") if spec else integrator(name)
+    assert {key: str(getattr(read, key)) for key in values} == values
