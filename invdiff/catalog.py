@@ -291,7 +291,7 @@ METHODS: dict[str, MethodInfo] = {
         needs="identity",
         gradient=False,
         evaluations="1",
-        exact="any prior",
+        exact="any prior, by noisy steps",
         source="Ho et al. 2020, arXiv:2006.11239",
         summary="Denoising: the measurement is x_σ at σ = σ_y; one step gives the posterior mean.",
     ),

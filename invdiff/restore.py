@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, Literal
@@ -31,18 +31,9 @@ from invdiff.operators import (
     SpectralOperator,
     estimate_sigma,
 )
-from invdiff.priors import Card, Prior, load_prior
+from invdiff.priors import Prior, load_prior
 from invdiff.priors.network import resolve_device
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a restoration stands. step of steps within the batch under way; done of total over the whole call."""
-
-    step: int
-    steps: int
-    done: int
-    total: int
+from invdiff.running import Counter, Progress, in_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,31 +126,13 @@ def restore(
     stages = coarse.stages(y, op, chosen) if method == catalog.AUTO else [coarse.Stage(y, op, chosen)]
     if len(stages) > 1:
         reason += f"; large holes, so coarse to fine in {len(stages)} sizes"
-    counter = _Counter(loaded, profile)
+    counter = Counter(loaded, profile)
     work = _Work(counter, stages, known, given, images, seed)
     rows = [(b, k) for k in range(samples) for b in range(len(y))]
     out = y.new_empty((samples, len(y), *op.in_shape))
-    size = batch or (8 if place.type == "cuda" else 1)
-    done = 0
-    while done < len(rows):
-        now, evaluated = rows[done : done + size], counter.evaluations
-
-        def tell(step: int, done: int = done, count: int = len(now)) -> None:
-            if callback is not None:
-                callback(Progress(step, work.steps, done * work.steps + step * count, len(rows) * work.steps))
-
-        try:
-            for (b, k), x in zip(now, work.solve(now, tell), strict=True):
-                out[k, b] = x
-        except torch.cuda.OutOfMemoryError:
-            if len(now) == 1:
-                raise InvdiffError(
-                    "out of GPU memory with a single sample; restore a smaller picture, or use --device cpu"
-                ) from None
-            size, counter.evaluations = len(now) // 2, evaluated
-            torch.cuda.empty_cache()
-            continue
-        done += len(now)
+    for now, found in in_batches(rows, batch, place, counter, work.steps, callback, work.solve):
+        for (b, k), x in zip(now, found, strict=True):
+            out[k, b] = x
     if not torch.isfinite(out).all():
         raise InvdiffError(
             f"{chosen.info.name} diverged: the result is not finite; use more steps or a weaker guidance"
@@ -384,7 +357,7 @@ class _Work:
         self.walks = [stage.method.levels(self._problem(stage)) for stage in stages]
         self.steps = sum(len(walk) - 1 for walk in self.walks)
 
-    def solve(self, rows: list[tuple[int, int]], tell: Callable[[int], None]) -> Tensor:
+    def solve(self, rows: Sequence[tuple[int, int]], tell: Callable[[int], None]) -> Tensor:
         """Samples, (len(rows), C, H, W). rows: (image, sample index) of each; tell(step) after every step."""
         images = [b for b, _ in rows]
         x: Tensor | None = None
@@ -406,42 +379,3 @@ class _Work:
     def _problem(self, stage: coarse.Stage, images: list[int] | None = None) -> Problem:
         measurement = replace(self.measurement, y=stage.y, operator=stage.operator)
         return Problem(self.prior, measurement if images is None else measurement.pick(images))
-
-
-class _Counter:
-    """The prior, counting evaluations; with `profile` also the seconds inside it, forward and backward."""
-
-    def __init__(self, prior: Prior, profile: bool) -> None:
-        self.prior, self.profile = prior, profile
-        self.evaluations, self.seconds = 0, 0.0
-
-    @property
-    def card(self) -> Card:
-        return self.prior.card
-
-    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        self.evaluations += len(x)
-        if not self.profile:
-            return self.prior(x, sigma)
-        began = _now(x.device)
-        denoised = self.prior(x, sigma)
-        self.seconds += _now(x.device) - began
-        if (
-            denoised.requires_grad
-        ):  # the way back passes these two hooks: entering the network, and leaving it
-
-            def enter(gradient: Tensor) -> None:
-                self.seconds -= _now(gradient.device)
-
-            def leave(gradient: Tensor) -> None:
-                self.seconds += _now(gradient.device)
-
-            denoised.register_hook(enter)
-            x.register_hook(leave)
-        return denoised
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -20,7 +20,7 @@ from invdiff.methods.streams import Streams
 from invdiff.operators import Operator
 from invdiff.priors import Card, Prior, load_prior
 from invdiff.priors.network import resolve_device
-from invdiff.restore import Progress
+from invdiff.running import Counter, Progress, in_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,31 +83,19 @@ def sample(
     loaded = load_prior(prior, device=place, precision=precision)
     check_prior(loaded.card, shape[0], method)
     began = time.perf_counter()
-    counted = _Counted(loaded)
+    counter = Counter(loaded)
     nothing = _Nothing((shape[0], shape[1], shape[2]))
     out = torch.empty(samples, *shape, device=place)
-    steps = len(method.levels(_given_nothing(counted, nothing, out[:0]))) - 1
-    size, done = together(batch, place), 0
-    while done < samples:
-        now, evaluated = out[done : done + size], counted.evaluations
-        keys = [("prior", first + k) for k in range(done, done + len(now))]
+    walk = method.levels(_given_nothing(counter, nothing, out[:0]))
 
-        def tell(step: int, steps: int, done: int = done, count: int = len(now)) -> None:
-            if callback is not None:
-                callback(Progress(step, steps, done * steps + step * count, samples * steps))
+    def solve(rows: Sequence[int], tell: Callable[[int], None]) -> Tensor:
+        like = out[rows[0] : rows[-1] + 1]
+        noise = Streams.make(seed, [("prior", first + k) for k in rows], nothing.in_shape, like)
+        problem = _given_nothing(counter, nothing, like)
+        return methods.sample(method, problem, noise, levels=walk, callback=lambda step, steps: tell(step))
 
-        try:
-            noise = Streams.make(seed, keys, nothing.in_shape, now)
-            now[:] = methods.sample(method, _given_nothing(counted, nothing, now), noise, callback=tell)
-        except torch.cuda.OutOfMemoryError:
-            if len(now) == 1:
-                raise InvdiffError(
-                    "out of GPU memory with a single sample; ask for a smaller one, or use --device cpu"
-                ) from None
-            size, counted.evaluations = len(now) // 2, evaluated
-            torch.cuda.empty_cache()
-            continue
-        done += len(now)
+    for rows, found in in_batches(range(samples), batch, place, counter, len(walk) - 1, callback, solve):
+        out[rows[0] : rows[-1] + 1] = found
     if not torch.isfinite(out).all():
         raise InvdiffError(
             f"{integrator} diverged: the samples are not finite; use more steps, or a grid closer to 0"
@@ -115,8 +103,8 @@ def sample(
     settings = {**dataclasses.asdict(method), "shape": list(shape), "samples": samples, "first": first}
     return Samples(
         samples=out,
-        config={**settings, "seed": seed, "walk": steps},
-        evaluations=counted.evaluations // samples,
+        config={**settings, "seed": seed, "walk": len(walk) - 1},
+        evaluations=counter.evaluations // samples,
         seconds=time.perf_counter() - began,
     )
 
@@ -141,11 +129,6 @@ def check_prior(card: Card, channels: int, method: Unconditional) -> None:
         raise RequestError(f"prior {card.name}: its pictures have {card.channels} channels, got {channels}")
 
 
-def together(batch: int | None, place: torch.device) -> int:
-    """Samples that go through the network together where `batch` does not say."""
-    return batch or (8 if place.type == "cuda" else 1)
-
-
 class _Nothing(Operator):
     """No measurement: y has no numbers."""
 
@@ -160,18 +143,3 @@ class _Nothing(Operator):
 
 def _given_nothing(prior: Prior, nothing: _Nothing, x: Tensor) -> Problem:
     return Problem(prior, Measurement(nothing.A(x), nothing, 0.0))
-
-
-class _Counted:
-    """The prior, counting evaluations."""
-
-    def __init__(self, prior: Prior) -> None:
-        self.prior, self.evaluations = prior, 0
-
-    @property
-    def card(self) -> Card:
-        return self.prior.card
-
-    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        self.evaluations += len(x)
-        return self.prior(x, sigma)

@@ -34,6 +34,7 @@ LAYERS = (
         "spec_files",
         "measurements",
         "tasks",
+        "running",
         "tuning",
         "restore",
         "sample",

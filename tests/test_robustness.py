@@ -34,16 +34,16 @@ def robustness(repository: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def small_network(name: str, precision: str) -> NetworkPrior:
-    """A random one, its answer far from zero."""
+    """A random one, not far from linear: D ≈ c_skip·x."""
     draws = torch.Generator().manual_seed(0)
     network = UNet(widths=(8,), blocks=(1,), embedding=8)
     for weights in network.parameters():
-        weights.data.normal_(0, 0.1, generator=draws)
+        weights.data.normal_(0, 0.05, generator=draws)
     return NetworkPrior(network, EDM(), Card(name=name), precision=getattr(torch, precision))
 
 
 class Broken(GaussianPrior):
-    """NaN in bfloat16's run, at small σ only."""
+    """NaN where σ is small."""
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         answer = super().__call__(x, sigma)
@@ -58,13 +58,14 @@ def test_every_method_stays_finite_in_both_precisions(
     robustness: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(invdiff, "load_prior", small_network)
+    monkeypatch.setitem(DEFAULTS, "daps", {"mask": {"langevin": 20}})
     out = tmp_path / "rows.jsonl"
     for only in ("inpaint80", "denoise,ancestral"):
         assert robustness.main(["--size", "16", "--steps", "10,30", "--only", only, "--out", str(out)]) == 0
     found = rows(out)
     done = {(row["cell"]["method"], row["cell"]["steps"], row["cell"]["precision"]) for row in found}
     assert done == {(name, n, p) for name in METHODS for n in (10, 30) for p in ("float32", "bfloat16")}
-    assert all(-50 < row["low"] < row["high"] < 50 for row in found)
+    assert all(-20 < row["low"] < row["high"] < 20 for row in found)
     assert "Not finite, or not done: 0 of 4." in out.with_suffix(".md").read_text()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,8 @@ def table(study: Any, found: Records, problem: str) -> str:
         if "error" in record:
             lines.append(f"| {name} | {record['error']} |" + " |" * 8)
             continue
-        known = record["propagated"]
         cells = [
-            *(number(record[m], known) for m in ("mean", "covariance")),
-            f"{number(record['wasserstein'])} ({short(paired(record['floor'])[0])})",
-            number(record["modes"]) if record["modes"] else "",
+            *(number(record, measure) for measure in ("mean", "covariance", "wasserstein", "modes")),
             *(
                 f"{100 * share:.1f} ± {100 * error:.1f}"
                 for share, error in record.get("shares", [(math.nan, 0.0)] * 3)
@@ -112,10 +109,12 @@ def table(study: Any, found: Records, problem: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def number(values: Sequence[float], known: bool = False) -> str:
-    """With its standard error, or, where it has none, in italics."""
-    mean, error = paired(values)
-    return f"*{short(mean)}*" if known else f"{short(mean)} ± {short(error)}"
+def number(record: Mapping[str, Any], measure: str) -> str:
+    """With its standard error and, in brackets, what as many exact draws score; in italics where it has neither."""
+    mean, error = paired(record[measure])
+    if record["propagated"] and measure in ("mean", "covariance"):
+        return f"*{short(mean)}*"
+    return f"{short(mean)} ± {short(error)} ({short(record['floor'][measure])})" if record[measure] else ""
 
 
 def short(value: float) -> str:
@@ -129,7 +128,7 @@ def beside(study: Any, found: Records, measure: str) -> str:
         f"**{'Wasserstein' if measure == 'wasserstein' else measure.capitalize()}**, ours / theirs:\n",
         "| | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),
-        f"| {EXACT} | " + " | ".join(number(found["methods", n, EXACT][measure]) for n in names) + " |",
+        f"| {EXACT} | " + " | ".join(number(found["methods", n, EXACT], measure) for n in names) + " |",
     ]
     for peer in study.peers:
         cells = [_pair(found, problem, peer, measure) for problem in names]
@@ -197,7 +196,7 @@ def heat_map(study: Any, found: Records, file: Path, what: str) -> None:
         scale, colour, label = colors.TwoSlopeNorm(0.8, 0.0, 1.0), "RdBu", "share of truths inside"
         title = "How often 80 % intervals hold the truth"
     else:
-        scale, colour, label = colors.LogNorm(0.05, 2), "YlOrRd", "posterior standard deviations"
+        scale, colour, label = colors.LogNorm(0.05, 2, clip=True), "YlOrRd", "posterior standard deviations"
         title = "Sliced Wasserstein distance to the posterior, beyond Monte-Carlo error"
     shown = axes.imshow(values, norm=scale, cmap=colour, aspect="auto")
     axes.set_facecolor("#eeeeee")
@@ -225,8 +224,7 @@ def _shown(record: Mapping[str, Any] | None, what: str) -> float:
         return math.nan
     if what == "coverage":
         return record["shares"][1][0]
-    w, floor = paired(record["wasserstein"])[0], paired(record["floor"])[0]
-    return max(w**2 - floor**2, 0.0) ** 0.5
+    return max(paired(record["wasserstein"])[0] ** 2 - record["floor"]["wasserstein"] ** 2, 0.0) ** 0.5
 
 
 NAMES = {

@@ -29,6 +29,7 @@ from invdiff import catalog, config, spec_files
 from invdiff.errors import RequestError, unknown
 from invdiff.evaluation import exactness
 from invdiff.evaluation.exactness import Known
+from invdiff.evaluation.metrics import paired
 from invdiff.evaluation.tune import Log
 from invdiff.methods import METHODS, Method
 from invdiff.operators import Operator
@@ -316,6 +317,9 @@ def measure(cell: Cell) -> dict[str, Any]:
         return {**record, "error": "not finite"}
     moments = exactness.propagated(method, known) if method and cell.entry.propagate else []
     record |= dataclasses.asdict(exactness.distance(drawn.samples, known, cell.seed + 2, moments))
+    again = exactness.exact(known, cell.samples, cell.seed + 5).samples
+    floor = dataclasses.asdict(exactness.distance(again, known, cell.seed + 2))
+    record["floor"] = {measure: paired(values)[0] for measure, values in floor.items()}
     record["propagated"] = bool(moments)
     record["draws"] = len(drawn.samples)
     if cell.truths:

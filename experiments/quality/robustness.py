@@ -119,9 +119,11 @@ def affordable(task: str, method: str, steps: int) -> dict[str, Any]:
 
 
 def needed(task: str, method: str, steps: int, options: Mapping[str, Any] | None = None) -> float:
-    """Evaluations of one sample, as many for each step as a walk of 30 steps has."""
-    counted = gallery.evaluations(task, method, tuple({**(options or {}), "steps": 30}.items()))
-    return counted * steps / 30
+    """Evaluations of one sample, as many for each step as a short walk has."""
+    op, sigma_y = gallery.TASKS[task].operator(24), gallery.TASKS[task].sigma_y
+    short = max(10, 2 * choose_method(op, method, sigma_y)[0].jump)
+    counted = gallery.evaluations(task, method, tuple({**(options or {}), "steps": short}.items()))
+    return counted * steps / short
 
 
 @cache

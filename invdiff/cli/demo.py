@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ..images import Array
     from ..operators.base import LinearOperator
     from ..priors import Prior
-    from ..restore import Progress, Result
+    from ..restore import Result
+    from ..running import Progress
 
 SIZE = 256
 STEPS: int | None = None

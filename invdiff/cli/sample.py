@@ -24,7 +24,7 @@ from .restore import DEVICES, AsJson, Outcome, Overwrite, Quiet, answer, check_p
 
 if TYPE_CHECKING:
     from ..images import Array
-    from ..restore import Progress
+    from ..running import Progress
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 PART = "samples"
@@ -220,7 +220,8 @@ def draw(
     from ..images import to_array, write_image
     from ..priors import load_prior
     from ..priors.network import resolve_device
-    from ..sample import sample, together, unconditional
+    from ..running import together
+    from ..sample import sample, unconditional
     from .restore import _device_name
 
     device = resolve_device(request.device)

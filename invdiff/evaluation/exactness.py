@@ -80,15 +80,13 @@ class Distance:
     """How far samples are from the posteriors of `Known`, a number for each of the M measurements.
 
     mean: ‖μ − μ*‖/(√n·spread), in posterior standard deviations; covariance: ‖C − C*‖_F/‖C*‖_F, the norm below of the
-    mean over measurements; wasserstein: sliced, against as many exact draws, in posterior standard deviations; floor:
-    that of exact draws against exact draws; modes: ½·Σ_k |share_k − weight_k|, the share of samples on wrong components
-    of a mixture; [] for a Gaussian.
+    mean over measurements; wasserstein: sliced, against as many exact draws, in posterior standard deviations;
+    modes: ½·Σ_k |share_k − weight_k|, the share of samples on wrong components of a mixture; [] for a Gaussian.
     """
 
     mean: list[float]
     covariance: list[float]
     wasserstein: list[float]
-    floor: list[float]
     modes: list[float] = field(default_factory=list)
 
 
@@ -163,15 +161,14 @@ def distance(samples: Tensor, known: Known, seed: int, moments: Sequence[Moments
     generator = torch.Generator().manual_seed(seed)
     n, posteriors = samples.shape[2], known.posteriors
     sizes = torch.stack([p.covariance.norm() for p in posteriors]).mean()
-    found = Distance(mean=[], covariance=[], wasserstein=[], floor=[])
+    found = Distance(mean=[], covariance=[], wasserstein=[])
     for i, posterior in enumerate(posteriors):
         rows = samples[:, i]
         mean, covariance = moments[i] if moments else (rows.mean(0), rows.T.cov())
         found.mean.append(float((mean - posterior.mean).norm()) / (n**0.5 * known.spread))
         found.covariance.append(float((covariance - posterior.covariance).norm() / sizes))
-        drawn, again = (posterior.sample(len(rows), generator) for _ in range(2))
-        for here, ends in ((found.wasserstein, rows), (found.floor, again)):
-            here.append(sliced_wasserstein(ends, drawn, generator=generator) / known.spread)
+        w = sliced_wasserstein(rows, posterior.sample(len(rows), generator), generator=generator)
+        found.wasserstein.append(w / known.spread)
         if len(posterior.weights) > 1:
             found.modes.append(float((posterior.modes(rows) - posterior.weights).abs().sum() / 2))
     return found

@@ -43,7 +43,7 @@ def test_a_methods_row_says_what_it_needs_costs_and_when_it_is_exact(
     lines = listing(capsys).splitlines()
     rows = {line.split()[0]: " ".join(lines[i : i + 3]) for i, line in enumerate(lines) if line.strip()}
     assert "any operator, any" in rows["dps*"]
-    assert "gradient" in rows["dps*"]
+    assert "linear, gradient" in rows["pigdm*"]
     assert "Evaluations: 1 with gradient. Exact: no." in rows["dps*"]
     assert "spectral if" in rows["ddnm*"]
     assert "mask, no noise" in rows["repaint*"]

@@ -195,6 +195,18 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(run: Run, wrong: tuple[s
     assert not Path("samples").exists()
 
 
+def test_a_value_out_of_range_is_refused_before_the_weights_are_loaded(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*given: object, **how: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("invdiff.priors.load_prior", load)
+    code, _, err = run("--integrator", "heun:churn=2")
+    assert code == 2
+    assert "churn: expected" in err
+
+
 def test_batches_are_runs_without_a_gap() -> None:
     assert list(batches([0, 1, 2, 5, 6, 8], 2)) == [[0, 1], [2], [5, 6], [8]]
     assert list(batches([], 3)) == []

@@ -18,7 +18,7 @@ class PredictorCorrector(Integrator):
 
     x += ε·g + √(2ε)·z with g = ∇log p(x), z ~ N(0, I) and ε = 2·(r·‖z‖/‖g‖)², norms per sample (appendix G). form = ve:
     algorithm 2. form = vp: algorithm 3, the predictor u_s = (2 − √(1 − β))·u + β·∇log p + √β·z and the corrector's ε
-    times α = 1 − β, both for u = √ᾱ·(2x − 1). snr: r, .16 as published for both on CIFAR-10.
+    times α = 1 − β of the same step, both for u = √ᾱ·(2x − 1). snr: r, .16 as published for both on CIFAR-10.
     """
 
     form: Literal["ve", "vp"] = "ve"

@@ -1,0 +1,106 @@
+"""Samples through a network in batches: what `restore` and `sample` have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from invdiff.errors import InvdiffError
+from invdiff.priors import Card, Prior
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a restoration stands. step of steps within the batch under way; done of total over the whole call."""
+
+    step: int
+    steps: int
+    done: int
+    total: int
+
+
+def together(batch: int | None, place: torch.device) -> int:
+    """Samples that go through the network together where `batch` does not say."""
+    return batch or (8 if place.type == "cuda" else 1)
+
+
+def in_batches(
+    rows: Sequence[T],
+    batch: int | None,
+    place: torch.device,
+    counter: Counter,
+    steps: int,
+    callback: Callable[[Progress], None] | None,
+    solve: Callable[[Sequence[T], Callable[[int], None]], Tensor],
+) -> Iterator[tuple[Sequence[T], Tensor]]:
+    """solve(some of the rows, tell) for all of them, some at a time, each with what it was for.
+
+    batch: so many (default: eight on a GPU, one on a CPU); halved when a GPU's memory does not hold them, InvdiffError
+    where one is too many. tell(step) is to be called after each of `steps` steps.
+    """
+    size, done = together(batch, place), 0
+    while done < len(rows):
+        now, evaluated = rows[done : done + size], counter.evaluations
+
+        def tell(step: int, done: int = done, count: int = len(now)) -> None:
+            if callback is not None:
+                callback(Progress(step, steps, done * steps + step * count, len(rows) * steps))
+
+        try:
+            found = solve(now, tell)
+        except torch.cuda.OutOfMemoryError:
+            if len(now) == 1:
+                raise InvdiffError(
+                    "out of GPU memory with a single sample; ask for a smaller picture, or use --device cpu"
+                ) from None
+            size, counter.evaluations = len(now) // 2, evaluated
+            torch.cuda.empty_cache()
+            continue
+        yield now, found
+        done += len(now)
+
+
+class Counter:
+    """The prior, counting evaluations; with `profile` also the seconds inside it, forward and backward."""
+
+    def __init__(self, prior: Prior, profile: bool = False) -> None:
+        self.prior, self.profile = prior, profile
+        self.evaluations, self.seconds = 0, 0.0
+
+    @property
+    def card(self) -> Card:
+        return self.prior.card
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.evaluations += len(x)
+        if not self.profile:
+            return self.prior(x, sigma)
+        began = _now(x.device)
+        denoised = self.prior(x, sigma)
+        self.seconds += _now(x.device) - began
+        if (
+            denoised.requires_grad
+        ):  # the way back passes these two hooks: entering the network, and leaving it
+
+            def enter(gradient: Tensor) -> None:
+                self.seconds -= _now(gradient.device)
+
+            def leave(gradient: Tensor) -> None:
+                self.seconds += _now(gradient.device)
+
+            denoised.register_hook(enter)
+            x.register_hook(leave)
+        return denoised
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
