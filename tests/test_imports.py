@@ -44,7 +44,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = ("torch", "torchvision", "deepinv", "skimage", "lpips", "scipy")
-LIGHT = {"", "errors", "catalog", "images", "config", "cli", *LAYERS[6]} - {"restore", "sample"}
+LIGHT = {"", "errors", "catalog", "images", "config", "cli", *LAYERS[6]} - {"running", "restore", "sample"}
 OPERATORS_MAY_IMPORT = {*sys.stdlib_module_names, "torch", "invdiff"}
 
 

@@ -151,6 +151,14 @@ class AzulaDenoiser(nn.Module):
         return DiracPosterior(mean=2 * mean.flatten(1) - 1)
 
 
+def azula_levels(steps: int) -> list[float]:
+    """The noise levels its samplers walk under VPSchedule(), in image units, but for the last, which stands for 0."""
+    from azula.noise import VPSchedule
+
+    alpha, sigma = VPSchedule()(torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1])
+    return (sigma / alpha / 2).tolist()
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Flat:
     """A problem in azula's units: y' = A x' + σ_y' ε, x' and y' flat, A linear."""

@@ -59,7 +59,7 @@ def filled(text: str, found: Records) -> str:
 
 
 def settings(study: Any) -> str:
-    lines = ["| row | method | settings that are not its defaults |", "|---|---|---|"]
+    lines = ["| row | method | settings that are not its own |", "|---|---|---|"]
     for name, entry in study.methods.items():
         said = ", ".join(f"{key} {value}" for key, value in entry.options.items())
         lines.append(f"| {name} | {entry.method} | {said or '–'} |")

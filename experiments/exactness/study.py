@@ -34,7 +34,7 @@ from invdiff.evaluation.tune import Log
 from invdiff.methods import METHODS, Method
 from invdiff.operators import Operator
 from invdiff.priors import GaussianPrior, MixturePrior
-from invdiff.restore import abilities, choose_method
+from invdiff.restore import abilities
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
@@ -74,7 +74,7 @@ class Posed:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A method and its settings, its own defaults for the operator otherwise; None: as the study has it."""
+    """A method and its settings, its own defaults otherwise and not those tuned for `natural`; None: the study's."""
 
     method: str = ""
     options: dict[str, Any] = field(default_factory=dict)
@@ -231,7 +231,7 @@ class Cell:
         if self.peer or self.entry.method == EXACT:
             return None
         options = {"steps": self.steps, **self.entry.options}
-        return choose_method(self.operator, self.entry.method, self.problem.sigma_y, options=options)[0]
+        return config.build(METHODS[self.entry.method], options, self.entry.method)
 
     @property
     def key(self) -> str:
@@ -290,8 +290,10 @@ def places(study: Study) -> Iterator[tuple[Place, Cell]]:
                 yield (title, str(value), name), cell(study, curve.problem, at, coverage=False)
     for name, entry in study.peers.items():
         peer = peers.PEERS[name]
+        walk = {"grid": tuple(peers.azula_levels(study.steps))} if peer.package == "azula" else {}
+        entry = replace(entry, options={**walk, **entry.options}, propagate=False, method=peer.method)
         for problem in entry.problems or study.peer_problems:
-            found = cell(study, problem, replace(entry, propagate=False, method=peer.method), coverage=False)
+            found = cell(study, problem, entry, coverage=False)
             if isinstance(found.operator, peer.needs) and applies(study, problem, peer.method):
                 yield ("ours", problem, name), found
                 yield ("theirs", problem, name), replace(found, entry=Entry(), peer=name)
@@ -335,7 +337,7 @@ def _drawn(cell: Cell, method: Method | None, known: Known, samples: int, seed: 
         began = time.process_time()
         each = [
             peer.run(known.prior, known.operator, y, known.sigma_y, cell.steps, samples, seed + i).flatten(1)
-            for i, y in enumerate(known.y.split(1))
+            for i, y in enumerate(known.measurement.y.split(1))
         ]
         seconds = time.process_time() - began
         return exactness.Drawn(

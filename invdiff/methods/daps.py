@@ -25,7 +25,7 @@ class DAPS(Method):
     info: ClassVar[MethodInfo] = METHODS["daps"]
     any_noise: ClassVar[bool] = True
 
-    steps: int = 50
+    steps: int = 30
     sigma_min: float = 0.05
     ode_steps: int = 5
     """Steps of the ODE, down to σ = .005."""

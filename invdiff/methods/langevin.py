@@ -26,7 +26,7 @@ class ULA(Method):
     info: ClassVar[MethodInfo] = METHODS["ula"]
     any_noise: ClassVar[bool] = True
 
-    steps: int = 1000
+    steps: int = 200
     sigma_max: float = 1.0
     sigma_min: float = 0.01
     size: float = 0.2
@@ -72,6 +72,8 @@ class MALA(ULA):
     """
 
     info: ClassVar[MethodInfo] = METHODS["mala"]
+
+    steps: int = 100
 
     def step(
         self, problem: Problem, x: Tensor, sigma: float, s: float, noise: Noise, carry: Any

@@ -25,4 +25,4 @@ class MCG(DPS):
         self, problem: Problem, x: Tensor, sigma: float, s: float, noise: Noise, carry: Any
     ) -> tuple[Tensor, Any]:
         x, carry = super().step(problem, x, sigma, s, noise, carry)
-        return projected(problem.measurement, x, s, noise()), carry
+        return projected(problem.measurement, x, sigma, s, noise()), carry

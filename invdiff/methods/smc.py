@@ -28,8 +28,8 @@ class SMC(Method):
 
     info: ClassVar[MethodInfo] = METHODS["smc"]
 
-    steps: int = 50
-    particles: int = 8
+    steps: int = 25
+    particles: int = 4
     tau: float | None = None
     """As in ΠGDM: τ in image units; None: the prior's data_std."""
 
