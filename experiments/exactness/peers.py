@@ -52,6 +52,8 @@ class Peer:
     note: str = ""
     noisy: bool = True
     evaluations: int = 1
+    levels: Callable[[int], list[float]] | None = None
+    """The noise levels it walks, in image units, by the number of steps, where ours can walk the same."""
     sampler: Sampler
 
     def run(
@@ -102,11 +104,22 @@ def _deepinv_dps(prior: Prior, op: Operator, y: Tensor, sigma_y: float, steps: i
     return model(y, _physics(op, sigma_y), x_init=(len(y), *op.in_shape))
 
 
+def _even_levels(steps: int) -> list[float]:
+    return torch.linspace(1, 0, steps, dtype=torch.float64)[:-1].tolist()
+
+
 def _deepinv_ddrm(prior: Prior, op: SpectralOperator, y: Tensor, sigma_y: float, steps: int) -> Tensor:
     from deepinv.sampling import DDRM
 
-    sigmas = torch.linspace(1, 0, steps, dtype=torch.float64).numpy()
+    sigmas = torch.tensor([*_even_levels(steps), 0.0], dtype=torch.float64).numpy()
     return DDRM(DeepinvDenoiser(prior), sigmas=sigmas)(y, _physics(op, sigma_y))
+
+
+def _diffpir_levels(steps: int) -> list[float]:
+    """Of DDPM's t = 999 − √(even steps from 0 to 1000²)."""
+    kept = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    t = 999 - torch.linspace(0, 1000**2, steps, dtype=torch.float64).sqrt().long().clamp(max=999)
+    return (((1 - kept) / kept).sqrt() / 2)[t].tolist()
 
 
 def _deepinv_diffpir(prior: Prior, op: LinearOperator, y: Tensor, sigma_y: float, steps: int) -> Tensor:
@@ -151,7 +164,7 @@ class AzulaDenoiser(nn.Module):
         return DiracPosterior(mean=2 * mean.flatten(1) - 1)
 
 
-def azula_levels(steps: int) -> list[float]:
+def _azula_levels(steps: int) -> list[float]:
     """The noise levels its samplers walk under VPSchedule(), in image units, but for the last, which stands for 0."""
     from azula.noise import VPSchedule
 
@@ -327,6 +340,7 @@ PEERS: dict[str, Peer] = {
             needs=SpectralOperator,
             settings="defaults: σ from 1 to 0 in even steps, η .85, η_b 1",
             note="its noise is short by √2, it starts what is unseen at 0 and not at the mean, and it may alter y",
+            levels=_even_levels,
             sampler=_deepinv_ddrm,
         ),
         Peer(
@@ -337,6 +351,7 @@ PEERS: dict[str, Peer] = {
             needs=LinearOperator,
             settings="defaults: λ 7, ζ .1; data fidelity L2(), sigma=σ_y",
             note="it clips x̂₀ to [0, 1], and starts from Aᵀy with noise",
+            levels=_diffpir_levels,
             sampler=_deepinv_diffpir,
         ),
         Peer(
@@ -347,6 +362,7 @@ PEERS: dict[str, Peer] = {
             needs=LinearOperator,
             settings="defaults: ζ 1, DDPM steps, VPSchedule()",
             note="its norm is the whole batch's: ζ is rescaled row by row to what each has alone",
+            levels=_azula_levels,
             sampler=_azula_dps,
         ),
         Peer(
@@ -358,6 +374,7 @@ PEERS: dict[str, Peer] = {
             settings="DDIM, η 1 as in the paper (its default is 0), VPSchedule()",
             note="knows no σ_y",
             noisy=False,
+            levels=_azula_levels,
             sampler=_azula_pgdm,
         ),
         Peer(
@@ -367,6 +384,7 @@ PEERS: dict[str, Peer] = {
             method="mmps",
             needs=LinearOperator,
             settings=f"defaults: GMRES, 1 iteration; {_DDIM}",
+            levels=_azula_levels,
             sampler=partial(_azula_guided, rule="MMPSDenoiser"),
         ),
         Peer(
@@ -376,6 +394,7 @@ PEERS: dict[str, Peer] = {
             method="tmpd",
             needs=LinearOperator,
             settings=_DDIM,
+            levels=_azula_levels,
             sampler=partial(_azula_guided, rule="TMPDenoiser"),
         ),
         Peer(
@@ -385,6 +404,7 @@ PEERS: dict[str, Peer] = {
             method="diffpir",
             needs=LinearOperator,
             settings=f"defaults: λ 10, GMRES, 1 iteration; {_DDIM}",
+            levels=_azula_levels,
             sampler=partial(_azula_guided, rule="DiffPIRDenoiser"),
         ),
         Peer(
@@ -397,6 +417,7 @@ PEERS: dict[str, Peer] = {
             note="knows no σ_y",
             noisy=False,
             evaluations=3,
+            levels=_azula_levels,
             sampler=_azula_repaint,
         ),
         Peer(
@@ -407,6 +428,7 @@ PEERS: dict[str, Peer] = {
             needs=LinearOperator,
             settings="twist N(y; A x̂₀, σ_y² + σ_t²/α_t² diag(A Aᵀ)) as in its own example; VPSchedule()",
             note="the samples are the particles of one run, so not independent",
+            levels=_azula_levels,
             sampler=_azula_tds,
         ),
     )

@@ -249,6 +249,9 @@ def curves(study: Any, found: Records, file: Path) -> None:
                 strict=True,
             )
             bars = None if points[0].get("propagated") else errors
+            if bars:
+                floor = [p.get("floor", {}).get(curve.measure, math.nan) for p in points]
+                axes.plot(curve.values, floor, color="0.6", linestyle=":", linewidth=1)
             axes.errorbar(curve.values, means, yerr=bars, marker="o", markersize=4, capsize=2, label=name)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -256,6 +259,7 @@ def curves(study: Any, found: Records, file: Path) -> None:
         axes.set_xlabel(curve.over)
         axes.set_ylabel(NAMES[curve.measure])
         axes.set_title(f"{title}: {curve.problem}", fontsize=10)
+        axes.set_ylim(top=min(axes.get_ylim()[1], 20.0))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.tight_layout()

@@ -290,7 +290,7 @@ def places(study: Study) -> Iterator[tuple[Place, Cell]]:
                 yield (title, str(value), name), cell(study, curve.problem, at, coverage=False)
     for name, entry in study.peers.items():
         peer = peers.PEERS[name]
-        walk = {"grid": tuple(peers.azula_levels(study.steps))} if peer.package == "azula" else {}
+        walk = {"grid": tuple(peer.levels(study.steps))} if peer.levels else {}
         entry = replace(entry, options={**walk, **entry.options}, propagate=False, method=peer.method)
         for problem in entry.problems or study.peer_problems:
             found = cell(study, problem, entry, coverage=False)

@@ -67,11 +67,11 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "jpeg": {"zeta": 1.0, "sigma_max": 1.0},
     },
     "repaint": {"mask": {"steps": 60}},
-    "score_ald": dict.fromkeys(
-        ("mask", "blur", "downsample", "identity"),
-        {"integrator": "ancestral", "steps": 100, "sigma_max": 1.0, "gamma": 0.25},
-    ),
-    "red_diff": dict.fromkeys(("mask", "blur", "downsample"), {"sigma_max": 1.0, "weight": 0.311}),
+    "score_ald": {
+        kind: {"integrator": "ancestral", "steps": 100, "sigma_max": 1.0, "gamma": 0.25}
+        for kind in ("mask", "blur", "downsample", "identity")
+    },
+    "red_diff": {kind: {"sigma_max": 1.0, "weight": 0.311} for kind in ("mask", "blur", "downsample")},
     "daps": {"identity": {"rate": 3e-4}},
     "mcg": {"blur": {"zeta": 0.03}, "identity": {"zeta": 0.03}},
     "smc": {"mask": {"tau": 1.26}, "blur": {"tau": 0.579}, "downsample": {"tau": 2.78}},
