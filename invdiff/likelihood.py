@@ -75,8 +75,8 @@ class Measurement:
     def deviance(self, x0: Tensor) -> Tensor:
         """2·(log p(y | y) − log p(y | A(x₀))), (B,): ‖y − A(x₀)‖²/σ_y² under white Gaussian noise.
 
-        Counted light that A(x₀) does not have is infinitely unlikely; below a tenth of a photon it is continued as an
-        exponential, so that there is a way back.
+        Counted light that A(x₀) does not have is infinitely unlikely; below half of what was counted, or half a photon,
+        a parabola continues it, so that there is a way back and no slope is too steep for it (`stiffness`).
         """
         noise = self.noise
         if noise is None:
@@ -89,10 +89,14 @@ class Measurement:
             # peak·(y + shift) ~ Poisson(peak·(clean + shift)).
             shift = noise.peak * noise.sigma**2
             y, clean, noise = (y + shift).clamp(min=0), clean + shift, PoissonNoise(noise.peak)
-        if isinstance(noise, PoissonNoise):
-            least = 0.1 / noise.peak
-            clean = torch.where(clean > least, clean, least * (clean.clamp(max=least) / least - 1).exp())
-        return noise.deviance(y, clean).to(x0.dtype)
+        if not isinstance(noise, PoissonNoise):
+            return noise.deviance(y, clean).to(x0.dtype)
+        peak = noise.peak
+        least = y.clamp(min=1 / peak) / 2
+        below = (clean - least).clamp(max=0)
+        slope, curvature = 2 * peak * (1 - y / least), 2 * peak * y.clamp(min=1 / peak) / least**2
+        beyond = (slope * below + curvature / 2 * below**2).flatten(1).sum(dim=1)
+        return (noise.deviance(y, clean.maximum(least)) + beyond).to(x0.dtype)
 
     def score(self, x0: Tensor) -> Tensor:
         """∇ log p(y | x₀), (B, C, H, W): Aᵀ(y − A x₀)/σ_y² for a linear A under white Gaussian noise."""
@@ -107,6 +111,14 @@ class Measurement:
         if self.noise is None:
             return self.y.new_full((len(self.y),), self.variance**0.5)
         return self._seen(self._std)[0].flatten(1).square().mean(dim=1).sqrt().clamp(min=NOISE_FLOOR)
+
+    @property
+    def stiffness(self) -> Tensor:
+        """The largest curvature of −log p(y | a) in the numbers a = A(x₀), (B,): 1/σ_y² under white Gaussian noise."""
+        if self.noise is None:
+            return self.spread**-2
+        least = self._seen(self._std)[0].flatten(1).amin(dim=1).clamp(min=NOISE_FLOOR)
+        return (4 if isinstance(self.noise, PoissonNoise | PoissonGaussianNoise) else 1) / least**2
 
     @property
     def _std(self) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from invdiff import catalog, config
-from invdiff.errors import InvdiffError, RequestError, unknown
+from invdiff.errors import RequestError, unknown
 from invdiff.likelihood import Measurement, gaussian
 from invdiff.methods import METHODS, Method, Problem, coarse, sample
 from invdiff.methods.defaults import AUTO, defaults
@@ -33,7 +33,7 @@ from invdiff.operators import (
 )
 from invdiff.priors import Prior, load_prior
 from invdiff.priors.network import resolve_device
-from invdiff.running import Counter, Progress, in_batches
+from invdiff.running import Counter, Progress, check_finite, in_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +133,7 @@ def restore(
     for now, found in in_batches(rows, batch, place, counter, work.steps, callback, work.solve):
         for (b, k), x in zip(now, found, strict=True):
             out[k, b] = x
-    if not torch.isfinite(out).all():
-        raise InvdiffError(
-            f"{chosen.info.name} diverged: the result is not finite; use more steps or a weaker guidance"
-        )
+    check_finite(out, chosen.info.name)
     sizes = [list(stage.operator.in_shape[1:]) for stage in stages]
     return Result(
         samples=out,
@@ -229,6 +226,8 @@ def choose_method(
         raise RequestError(f"steps: given twice, {steps} and {options['steps']} among the options")
     if steps is not None:
         options["steps"] = steps
+    if "steps" in options and not isinstance(options.get("grid", ""), str):
+        raise RequestError("steps: a grid of levels says how many; give one of them")
     if isinstance(method, Method):
         catalog.check_info(method.info, abilities(op), sigma_y)
         if not options:

@@ -67,6 +67,14 @@ def in_batches(
         done += len(now)
 
 
+def check_finite(pictures: Tensor, name: str) -> None:
+    """InvdiffError where a result is no picture: not finite, or 10¹² times as bright as white."""
+    if not (pictures.abs() <= 1e12).all():
+        raise InvdiffError(
+            f"{name} diverged: the result is not finite, or no picture; use more steps or a weaker guidance"
+        )
+
+
 class Counter:
     """The prior, counting evaluations; with `profile` also the seconds inside it, forward and backward."""
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from invdiff import config, methods
-from invdiff.errors import InvdiffError, RequestError
+from invdiff.errors import RequestError
 from invdiff.likelihood import Measurement
 from invdiff.methods import Problem, Unconditional
 from invdiff.methods.streams import Streams
 from invdiff.operators import Operator
 from invdiff.priors import Card, Prior, load_prior
 from invdiff.priors.network import resolve_device
-from invdiff.running import Counter, Progress, in_batches
+from invdiff.running import Counter, Progress, check_finite, in_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +96,7 @@ def sample(
 
     for rows, found in in_batches(range(samples), batch, place, counter, len(walk) - 1, callback, solve):
         out[rows[0] : rows[-1] + 1] = found
-    if not torch.isfinite(out).all():
-        raise InvdiffError(
-            f"{integrator} diverged: the samples are not finite; use more steps, or a grid closer to 0"
-        )
+    check_finite(out, integrator)
     settings = {**dataclasses.asdict(method), "shape": list(shape), "samples": samples, "first": first}
     return Samples(
         samples=out,

@@ -77,7 +77,7 @@ def test_the_installed_command_runs_outside_the_repository(elsewhere: Path, tmp_
     tasks = run(command, "tasks", "--json", cwd=tmp_path)
     assert [task["name"] for task in json.loads(tasks.stdout)] == list(TASKS)
     methods = run(command, "methods", "--json", cwd=tmp_path)
-    assert [method["name"] for method in json.loads(methods.stdout)] == list(METHODS)
+    assert [method["name"] for method in json.loads(methods.stdout)["methods"]] == list(METHODS)
 
 
 def test_the_package_imported_is_the_wheels_operators_included(elsewhere: Path, tmp_path: Path) -> None:

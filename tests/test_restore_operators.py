@@ -307,3 +307,16 @@ def test_whatever_blurs_on_the_way_gets_the_settings_of_a_blur() -> None:
         assert invdiff.restore(op.A(picture()), op, PRIOR, steps=1).config["iterations"] == iterations
     op = operators.Downsample(2, SHAPE)
     assert invdiff.restore(op.A(picture()), op, PRIOR, steps=1).config["iterations"] == 1
+
+
+@pytest.mark.parametrize("peak", [30.0, 300.0, 3000.0])
+@pytest.mark.parametrize("method", [name for name, info in METHODS.items() if info.info.any_noise])
+@pytest.mark.parametrize("linear", ["identity", "mask"])
+def test_counted_light_throws_no_method_off(method: str, peak: float, linear: str) -> None:
+    """The slope of a Poisson likelihood grows without bound where light was counted and A(x) has none."""
+    op = operators.Identity(SHAPE) if linear == "identity" else operators.Mask(random(SHAPE[1], SHAPE[2]) > 0)
+    noise = operators.PoissonNoise(peak)
+    y = noise.sample(op.A(picture()), torch.Generator().manual_seed(0))
+    options = {"zeta": 0.03} if method == "dps" else {}
+    samples = invdiff.restore(y, op, PRIOR, method=method, noise=noise, samples=2, options=options).samples
+    assert (samples - 0.5).abs().max() < 2

@@ -248,7 +248,7 @@ def curves(study: Any, found: Records, file: Path) -> None:
                 *(paired(p[curve.measure]) if "error" not in p else (math.nan, 0.0) for p in points),
                 strict=True,
             )
-            bars = None if points[0].get("propagated") else errors
+            bars = None if any(p.get("propagated") for p in points) else errors
             if bars:
                 floor = [p.get("floor", {}).get(curve.measure, math.nan) for p in points]
                 axes.plot(curve.values, floor, color="0.6", linestyle=":", linewidth=1)

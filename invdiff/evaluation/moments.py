@@ -2,8 +2,8 @@
 
 A step that is affine in the state and in its noise maps a Gaussian to a Gaussian: z' = M z + Σ N_k ε_k + c, z the state
 with what the method carries from step to step. M, N_k and c are read off by applying the step to unit vectors, so that
-no Monte-Carlo error hides a wrong factor. Methods whose step is not affine: dps, mcg, red_diff, smc, mala, and the
-integrator predictor_corrector, which divide by norms, weigh or reject.
+no Monte-Carlo error hides a wrong factor. Methods whose step is not affine: dps, mcg, red_diff, smc, mala, mmps with
+fewer iterations than solve its system, and the integrator predictor_corrector: they divide by norms, weigh or reject.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ def sampled(
     *,
     levels: list[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean (n,) and covariance (n, n) of what `method` returns for y (1, *op.out_shape), float64, before pasting."""
+    """Mean (n,) and covariance (n, n) of what `method` returns for y (1, *op.out_shape), float64, before pasting.
+
+    ValueError where a step is not affine, to a thousandth, on a random combination of the unit vectors.
+    """
     probe = _Probe(prior, op, y, sigma_y)
     walk = levels or method.levels(probe.problem(1))
 
     def start(problem: Problem, x: Tensor, noise: _Script, carry: Any) -> tuple[Tensor, Any]:
-        return method.start(problem, walk[0], noise).expand_as(x).clone(), None  # type: ignore[arg-type]
+        return method.start(problem, walk[0], noise).expand_as(x).clone(), None
 
     c, m, spread, carry = probe.affine(start, None)
     mean, covariance = c, spread
@@ -83,14 +86,16 @@ class _Probe:
         script = _Script(1, self.shape)
         step(self.problem(1), zeros[0], script, _with(carry, zeros[1:]))
         widths = [size.numel() for size in [*sizes, *script.shapes]]
-        rows = 1 + sum(
+        rows = 2 + sum(
             widths
-        )  # the first is zero, then a unit vector for each number of the state and of the noise
+        )  # zero, a unit vector for each number of state and noise, and all of them mixed
+        mixed = torch.randn(rows - 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         units = []
         before = 1
         for size, width in zip([*sizes, *script.shapes], widths, strict=True):
             unit = torch.zeros(rows, width, dtype=torch.float64)
             unit[before : before + width] = torch.eye(width, dtype=torch.float64)
+            unit[-1] = mixed[before - 1 : before - 1 + width]
             units.append(unit.view(rows, *size))
             before += width
         state, noise = units[: len(sizes)], units[len(sizes) :]
@@ -98,7 +103,11 @@ class _Probe:
             self.problem(rows), state[0], _Script(rows, self.shape, noise), _with(carry, state[1:])
         )
         out = torch.cat([x.flatten(1), *[t.flatten(1) for t in _tensors(after)]], dim=1)
-        c, columns = out[0], (out[1:] - out[:1]).T
+        c, columns = out[0], (out[1:-1] - out[:1]).T
+        if (c + columns @ mixed - out[-1]).norm() > 1e-3 * (out[-1] - c).norm():
+            raise ValueError(
+                "expected a method whose steps are affine, got one that is not; sample it instead"
+            )
         width = sum(widths[: len(sizes)])
         spread = columns[:, width:] @ columns[:, width:].T
         return c, columns[:, :width], spread, _with(after, [t[:1] for t in _tensors(after)])
@@ -116,6 +125,11 @@ class _Script:
         if self.values is not None:
             return self.values[len(self.shapes) - 1].clone()
         return torch.zeros(self.rows, *self.shapes[-1], dtype=torch.float64)
+
+    def uniform(self) -> Tensor:
+        raise ValueError(
+            "expected a method whose steps are affine, got one that draws by chance; sample it instead"
+        )
 
 
 def _tensors(carry: Any) -> list[Tensor]:

@@ -37,14 +37,22 @@ class Ancestral(Unconditional):
             raise RequestError(
                 "ancestral: expected a noisy measurement, got sigma_y = 0: there is nothing to remove"
             )
+        try:
+            self.walk(measurement.sigma_y)
+        except ValueError as error:
+            raise RequestError(f"ancestral: {error}") from None
 
     def levels(self, problem: Problem) -> list[float]:
         self.check(problem.measurement)
-        sigma_y = problem.measurement.sigma_y
-        if not isinstance(self.grid, str):
-            below = [sigma for sigma in self.grid if sigma < sigma_y]
-            return self.travelled(grid.levels([sigma_y, *below], 1, sigma_y, sigma_y))
-        return self.travelled(grid.levels(self.grid, self.steps, sigma_y, min(self.sigma_min, sigma_y)))
+        return self.travelled(self.walk(problem.measurement.sigma_y))
+
+    def walk(self, sigma_y: float) -> list[float]:
+        """The grid from σ_y down, which takes the place of its first level."""
+        if isinstance(self.grid, str):
+            _, *below = grid.levels(self.grid, self.steps, sigma_y, min(self.sigma_min, sigma_y))
+        else:
+            below = [sigma for sigma in (*self.grid, 0.0) if sigma < sigma_y]
+        return grid.levels([sigma_y, *below], 1, sigma_y, sigma_y)
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
         return problem.measurement.y

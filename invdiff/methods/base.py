@@ -145,7 +145,7 @@ class Guided(Method):
         """A step that knows nothing of y, D(x, σ) = x0 being at hand."""
 
         def denoise(z: Tensor, level: float) -> Tensor:
-            return x0 if z is x else self.clipped(problem.prior(z, level))
+            return x0 if z is x and level == sigma else self.clipped(problem.prior(z, level))
 
         return self.solver.step(denoise, x, sigma, s, noise, carry)
 

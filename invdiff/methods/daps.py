@@ -58,7 +58,7 @@ class DAPS(Method):
     def drawn(self, problem: Problem, x0: Tensor, r: float, noise: Noise) -> Tensor:
         """x₀ given x̂₀ and y."""
         measurement = problem.measurement
-        spread = measurement.spread.view(-1, 1, 1, 1)
+        spread = measurement.stiffness.view(-1, 1, 1, 1) ** -0.5
         ends = [level ** (1 / 7) for level in (self.sigma_max, r, self.sigma_min)]
         done = (ends[0] - ends[1]) / (ends[0] - ends[2]) if self.sigma_min < self.sigma_max else 1.0
         h = self.rate / 4 * (1 - 0.99 * done)

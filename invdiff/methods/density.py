@@ -25,7 +25,7 @@ def log_density(
     steps: int = 100,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
-    probes: int | None = 1,
+    probes: int | None = None,
     noise: Probes | None = None,
     mean: float | Tensor | None = None,
     std: float | None = None,
@@ -47,12 +47,15 @@ def log_density(
 
     probes: the trace is the mean of vᵀ (∂D/∂x) v over so many probes v = noise(), (B, C, H, W), each kept along the way
     as published (Hutchinson, eq. 40), one vector-Jacobian product each; unbiased where `noise` draws E[v vᵀ] = I:
-    Gaussian numbers, or `rademacher` ones, of less variance. None: the exact trace, by n products an evaluation, which
-    is for small pictures. A row feels no other row.
+    Gaussian numbers, or `rademacher` ones, of less variance. None: one where there
+    is `noise`, and without it the exact trace, by n products an evaluation, which is for small pictures. A row feels no
+    other row.
 
     ValueError for numbers out of range and probes of another shape; InvdiffError where the prior cannot be
     differentiated, or the way diverges.
     """
+    if noise is not None and probes is None:
+        probes = 1
     card = prior.card
     if x.ndim != 4 or not x.is_floating_point() or not x.numel():
         raise ValueError(

@@ -25,6 +25,9 @@ def levels(grid: str | Sequence[float], steps: int, sigma_max: float, sigma_min:
             raise ValueError(f"grid: expected descending noise levels in image units, got {list(grid)}")
         return walk
     name, _, value = grid.partition(":")
+    if sigma_min == sigma_max and name in GRIDS:
+        _check(steps, sigma_max, sigma_min)
+        return [sigma_max, 0.0]  # one level, however many steps: a level does not fall to itself
     if name == "karras":
         try:
             rho = float(value or 7)

@@ -37,6 +37,10 @@ class ULA(Method):
             raise ValueError(
                 f"size: expected a number between 0 and 2, beyond which it diverges, got {self.size}"
             )
+        if self.steps < 4 or not isinstance(self.grid, str):
+            raise ValueError(
+                f"steps: expected at least 4, half of them along a named grid, got {self.steps} on {self.grid}"
+            )
         if self.repeats > 1:
             raise ValueError(f"repeats: expected 1, Langevin steps stay at their level, got {self.repeats}")
 
@@ -54,7 +58,7 @@ class ULA(Method):
 
     def scales(self, problem: Problem, s: float) -> tuple[Tensor, Tensor]:
         """The widening σ_y²/(σ_y² + extra) of the likelihood at level s, and h, (B, 1, 1, 1)."""
-        variance = problem.measurement.spread.view(-1, 1, 1, 1) ** 2
+        variance = 1 / problem.measurement.stiffness.view(-1, 1, 1, 1)
         total = variance + (s**2 - self.sigma_min**2)
         return variance / total, self.size / (1 / s**2 + 1 / total)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from invdiff.catalog import METHODS, MethodInfo
 from invdiff.methods.base import Guided, Problem
-from invdiff.methods.integrators import AnnealedLangevin, Integrator
+from invdiff.methods.integrators import AnnealedLangevin, Integrator, Noise
+from invdiff.methods.kernel import ancestral
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,7 @@ class ScoreALD(Guided):
     """x̂₀ = D + σ²·Aᵀ(y − A x)/(σ_y² + γ²σ²), walked by annealed Langevin steps.
 
     The likelihood's score at x itself, its noise widened by γσ: the paper's annealing. No derivative of the network.
+    γ is raised to √(1 − s²/σ²) where it is less.
     """
 
     info: ClassVar[MethodInfo] = METHODS["score_ald"]
@@ -33,7 +35,13 @@ class ScoreALD(Guided):
     def own(self) -> Integrator:
         return AnnealedLangevin()
 
+    def step(
+        self, problem: Problem, x: Tensor, sigma: float, s: float, noise: Noise, carry: Any
+    ) -> tuple[Tensor, Any]:
+        widest = max(self.gamma, ancestral(sigma, s) ** 0.5)  # less, and a long step would overshoot y
+        return super(ScoreALD, replace(self, gamma=widest)).step(problem, x, sigma, s, noise, carry)
+
     def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:
-        variance = problem.measurement.spread.view(-1, 1, 1, 1) ** 2
+        variance = 1 / problem.measurement.stiffness.view(-1, 1, 1, 1)
         widened = variance / (variance + (self.gamma * sigma) ** 2)
         return problem.prior(x, sigma) + sigma**2 * widened * problem.measurement.score(x)

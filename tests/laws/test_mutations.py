@@ -267,8 +267,8 @@ def rootless_projection(method: Method, patch: pytest.MonkeyPatch) -> Method:
     """y noised with the variance for the standard deviation."""
     plain = ilvr.projected
 
-    def projected(measurement: Measurement, x: Tensor, s: float, noise: Tensor) -> Tensor:
-        return plain(measurement, x, s**2, noise)
+    def projected(measurement: Measurement, x: Tensor, sigma: float, s: float, noise: Tensor) -> Tensor:
+        return plain(measurement, x, sigma, s**2, noise)
 
     patch.setattr(ilvr, "projected", projected)
     patch.setattr(mcg, "projected", projected)

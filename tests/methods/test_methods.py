@@ -14,7 +14,18 @@ import invdiff
 from invdiff import catalog, operators
 from invdiff.errors import RequestError
 from invdiff.likelihood import Measurement
-from invdiff.methods import INTEGRATORS, METHODS, Guided, Method, Problem, integrator
+from invdiff.methods import (
+    DPS,
+    INTEGRATORS,
+    METHODS,
+    Guided,
+    Method,
+    Problem,
+    Unconditional,
+    integrator,
+    sample,
+)
+from invdiff.methods.streams import Streams
 from invdiff.operators import Operator
 from invdiff.priors.analytic import GaussianPrior
 
@@ -146,9 +157,17 @@ def test_the_catalog_lists_a_methods_settings(name: str) -> None:
     assert METHODS[name].info is info
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["ula", "mala"])
+def test_a_langevin_chain_of_few_steps_or_on_levels_of_ones_own_is_refused(name: str) -> None:
+    """It would end at a high level, or never stay at the last."""
+    for settings in ({"steps": 3}, {"grid": (1.0, 0.5, 0.1, 0.05, 0.01)}):
+        with pytest.raises((ValueError, RequestError), match="at least 4, half of them along a named grid"):
+            make(name, **settings)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("ula", "mala")])
 def test_one_step_is_a_restoration(name: str) -> None:
-    """From the first level to 0: one estimate, and for a Langevin chain its start."""
+    """From the first level to 0: one estimate."""
     method = make(name, steps=1)
     op, sigma_y = operator_for(name), 0.0 if name == "repaint" else 0.1
     y = op.A(torch.rand(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
@@ -234,3 +253,32 @@ def test_an_integrator_is_read_with_its_settings(name: str) -> None:
     spec = ",".join(f"{key}={value}" for key, value in values.items())
     read = integrator(f"{name}:{spec}") if spec else integrator(name)
     assert {key: str(getattr(read, key)) for key in values} == values
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_a_gradient_of_no_size_leaves_an_integrator_as_it_is(integrator: str) -> None:
+    """DPS hands D(x, σ) on to the integrator, which may ask for D(x, s) first (annealed Langevin does)."""
+    op = operator_for("dps")
+    y = op.A(torch.rand(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+    problem = Problem(GaussianPrior.white(), Measurement(y, op, 0.1))
+    found = [
+        sample(method, problem, Streams.make(0, [("a", 0), ("b", 0)], SHAPE, y))
+        for method in (
+            DPS(steps=4, zeta=0.0, integrator=integrator),
+            Unconditional(steps=4, integrator=integrator),
+        )
+    ]
+    assert torch.allclose(found[0], found[1], rtol=0, atol=1e-10)
+
+
+def test_levels_that_coincide_are_one() -> None:
+    assert walk_of(make("pigdm", sigma_max=0.1, sigma_min=0.1, integrator="dpmpp_2m")) == [0.1, 0.0]
+
+
+def test_denoising_from_less_noise_than_the_last_level_is_one_step() -> None:
+    op = operator_for("ancestral")
+    y = torch.rand(1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    result = invdiff.restore(
+        y, op, GaussianPrior.white(), method=make("ancestral", integrator="dpmpp_2m"), sigma_y=0.004
+    )
+    assert result.config["walk"] == 1
