@@ -47,7 +47,7 @@ def test_a_methods_row_says_what_it_needs_costs_and_when_it_is_exact(
     assert "Evaluations: 1 with gradient. Exact: no." in rows["dps*"]
     assert "spectral if" in rows["ddnm*"]
     assert "mask, no noise" in rows["repaint*"]
-    assert "Exact: for any prior, as particles grow." in rows["smc"]
+    assert "Exact: for any prior, as particles and steps grow." in rows["smc"]
     assert "Evaluations: 2. Order: 2." in rows["heun"]
     assert {name + "*" * info.guided for name, info in catalog.METHODS.items()} <= rows.keys()
 
