@@ -54,7 +54,13 @@ def test_every_method_that_may_treats_every_operator_and_stays_finite(name: str,
                     continue
                 options = {"jump": 1} if method == "repaint" else {}
                 result = invdiff.restore(
-                    y, op, PRIOR, method=method, sigma_y=sigma_y, steps=2, options=options
+                    y,
+                    op,
+                    PRIOR,
+                    method=method,
+                    sigma_y=sigma_y,
+                    steps=4 if method in ("ula", "mala") else 2,
+                    options=options,
                 )
                 assert result.samples.isfinite().all(), (method, sigma_y)
 
