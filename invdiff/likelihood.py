@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -119,6 +120,18 @@ class Measurement:
             return self.spread**-2
         least = self._seen(self._std)[0].flatten(1).amin(dim=1).clamp(min=NOISE_FLOOR)
         return (4 if isinstance(self.noise, PoissonNoise | PoissonGaussianNoise) else 1) / least**2
+
+    @cached_property
+    def gain(self) -> Tensor:
+        """‖A‖², at least 1, (B,), by ten power iterations: curvature in x₀ over `stiffness`; 1 for a nonlinear A."""
+        if not isinstance(self.operator, LinearOperator):
+            return self.y.new_ones(len(self.y))
+        shape, generator = tuple(self.operator.in_shape), torch.Generator().manual_seed(0)
+        v = torch.randn(shape, generator=generator, dtype=self.y.dtype).to(self.y).expand(len(self.y), *shape)
+        for _ in range(10):
+            v = v / v.flatten(1).norm(dim=1).clamp(min=1e-30).view(-1, 1, 1, 1)
+            v = self.operator.A_adjoint(self.operator.A(v))
+        return v.flatten(1).norm(dim=1).clamp(min=1)
 
     @property
     def _std(self) -> Tensor:

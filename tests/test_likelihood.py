@@ -215,3 +215,14 @@ def test_a_picture_of_which_nothing_is_known_is_refused_and_a_single_pixel_is_no
     assert white.operator is not None
     assert white.sigma_y == pytest.approx(0.1)
     assert isinstance(white.operator, operators.SeparableBlur)
+
+
+def test_the_gain_is_the_squared_norm_of_the_operator_and_one_where_it_is_less() -> None:
+    shape = (1, 3, 3)
+    wide = operators.per_image([3 * operators.Identity(shape), 0.5 * operators.Identity(shape)])
+    gain = Measurement(torch.zeros(2, *shape, dtype=torch.float64), wide, 0.1).gain
+    assert gain.tolist() == pytest.approx([9.0, 1.0], rel=1e-12)
+    twice = 2 * operators.Blur(operators.kernels.gaussian(0.6)[1:-1, 1:-1], SHAPE, "reflect")
+    dense = twice.A(torch.eye(20, dtype=torch.float64).view(20, *SHAPE)).flatten(1)
+    largest = float(torch.linalg.matrix_norm(dense, 2)) ** 2
+    assert Measurement(torch.zeros(1, *SHAPE), twice, 0.1).gain.item() == pytest.approx(largest, rel=0.05)

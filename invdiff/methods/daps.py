@@ -34,7 +34,7 @@ class DAPS(Method):
     langevin: int = 100
     """Langevin steps for each x₀."""
     rate: float = 1e-4
-    """Their size on [-1, 1]; it falls along the walk to a hundredth."""
+    """Their size on [-1, 1]; it falls along the walk to a hundredth, and is less where they would diverge."""
     tau: float = 0.01
     """Their σ_y on [-1, 1] where y's own is smaller."""
 
@@ -61,8 +61,9 @@ class DAPS(Method):
         spread = measurement.stiffness.view(-1, 1, 1, 1) ** -0.5
         ends = [level ** (1 / 7) for level in (self.sigma_max, r, self.sigma_min)]
         done = (ends[0] - ends[1]) / (ends[0] - ends[2]) if self.sigma_min < self.sigma_max else 1.0
-        h = self.rate / 4 * (1 - 0.99 * done)
         x, softened = x0, (spread / spread.clamp(min=self.tau / 2)) ** 2
+        steepest = measurement.gain.view(-1, 1, 1, 1) / spread.clamp(min=self.tau / 2) ** 2
+        h = (1 / steepest).clamp(max=self.rate / 4 * (1 - 0.99 * done))
         for _ in range(self.langevin):
             gradient = (x - x0) / r**2 - softened * measurement.score(x)
             x = x - h * gradient + (2 * h) ** 0.5 * noise()

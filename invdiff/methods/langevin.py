@@ -18,9 +18,9 @@ from invdiff.methods.integrators import Noise
 class ULA(Method):
     """x += h·∇ log π(x) + √(2h)·ε on π(x) ∝ p_σ(x)·p(y given x), p_σ the prior blurred by σ = sigma_min.
 
-    h = size/(1/σ² + 1/σ_y²). Half of the steps warm up, along the grid down to sigma_min, the likelihood widened by σ
-    as in score-ALD; the others stay there. Exact as sigma_min, size → 0 and size·steps grows: what is left is the blur,
-    and a bias of order size.
+    h = size/(1/σ² + 1/σ_y²), less where a large ‖A‖ would make it diverge. Half of the steps warm up, along the grid
+    down to sigma_min, the likelihood widened by σ as in score-ALD; the others stay there. Exact as sigma_min, size → 0
+    and size·steps grows: what is left is the blur, and a bias of order size.
     """
 
     info: ClassVar[MethodInfo] = METHODS["ula"]
@@ -58,9 +58,10 @@ class ULA(Method):
 
     def scales(self, problem: Problem, s: float) -> tuple[Tensor, Tensor]:
         """The widening σ_y²/(σ_y² + extra) of the likelihood at level s, and h, (B, 1, 1, 1)."""
-        variance = 1 / problem.measurement.stiffness.view(-1, 1, 1, 1)
+        measurement = problem.measurement
+        variance, gain = (v.view(-1, 1, 1, 1) for v in (1 / measurement.stiffness, measurement.gain))
         total = variance + (s**2 - self.sigma_min**2)
-        return variance / total, self.size / (1 / s**2 + 1 / total)
+        return variance / total, self.size / (1 / s**2 + (gain * min(self.size, 1)).clamp(min=1) / total)
 
     def drift(self, problem: Problem, x: Tensor, s: float, wide: Tensor) -> Tensor:
         """∇ log π."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from invdiff.catalog import METHODS, MethodInfo
@@ -18,7 +19,7 @@ class ScoreALD(Guided):
     """x̂₀ = D + σ²·Aᵀ(y − A x)/(σ_y² + γ²σ²), walked by annealed Langevin steps.
 
     The likelihood's score at x itself, its noise widened by γσ: the paper's annealing. No derivative of the network.
-    γ is raised to √(1 − s²/σ²) where it is less.
+    γ is raised to √(1 − s²/σ²), times ‖A‖ where that is more than 1, where it is less.
     """
 
     info: ClassVar[MethodInfo] = METHODS["score_ald"]
@@ -38,10 +39,18 @@ class ScoreALD(Guided):
     def step(
         self, problem: Problem, x: Tensor, sigma: float, s: float, noise: Noise, carry: Any
     ) -> tuple[Tensor, Any]:
-        widest = max(self.gamma, ancestral(sigma, s) ** 0.5)  # less, and a long step would overshoot y
-        return super(ScoreALD, replace(self, gamma=widest)).step(problem, x, sigma, s, noise, carry)
+        least = problem.measurement.gain * ancestral(sigma, s)  # less, and a long step would overshoot y
+
+        def denoise(z: Tensor, level: float) -> Tensor:
+            return self.clipped(self.annealed(problem, z, level, least.clamp(min=self.gamma**2)))
+
+        return self.solver.step(denoise, x, sigma, s, noise, carry)
 
     def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:
-        variance = 1 / problem.measurement.stiffness.view(-1, 1, 1, 1)
-        widened = variance / (variance + (self.gamma * sigma) ** 2)
+        return self.annealed(problem, x, sigma, torch.full_like(problem.measurement.gain, self.gamma**2))
+
+    def annealed(self, problem: Problem, x: Tensor, sigma: float, squared: Tensor) -> Tensor:
+        """x̂₀ with γ² = squared, (B,)."""
+        variance = 1 / problem.measurement.stiffness
+        widened = (variance / (variance + squared * sigma**2)).view(-1, 1, 1, 1)
         return problem.prior(x, sigma) + sigma**2 * widened * problem.measurement.score(x)
