@@ -6,18 +6,22 @@ from .exact import Posterior, exact_posterior
 from .files import load_prior, save_prior
 from .guidance import ClassifierFree, ClassifierGuided
 from .network import NetworkPrior
-from .precondition import EDM
+from .precondition import EDM, VE, VP, Flow, Precondition
 
 __all__ = [
     "EDM",
+    "VE",
+    "VP",
     "Card",
     "ClassifierFree",
     "ClassifierGuided",
+    "Flow",
     "FunctionPrior",
     "GaussianPrior",
     "MixturePrior",
     "NetworkPrior",
     "Posterior",
+    "Precondition",
     "Prior",
     "exact_posterior",
     "load_prior",

@@ -20,6 +20,10 @@ class Card:
     """Channels of its pictures; None: any number."""
     multiple: int = 1
     """Sizes the network itself takes are multiples of this; the prior pads and crops, and takes any."""
+    size: int | None = None
+    """Height and width of its pictures where the network knows no other; None: any."""
+    classes: int = 0
+    """Labels 0 … classes − 1 that it can be told; 0: none."""
     sigma_min: float = 0.001
     sigma_max: float = 20.0
     data_mean: float = 0.5
@@ -28,6 +32,8 @@ class Card:
     training_data: str = "unknown"
     images_seen: int = 0
     summary: str = ""
+    format: str = ""
+    """What kind of checkpoint it was loaded from, in words."""
     checksum: str = ""
     """SHA-256 of the file it was loaded from."""
 

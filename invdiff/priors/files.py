@@ -19,10 +19,9 @@ from invdiff.images import atomic
 from invdiff.priors.base import Card, FunctionPrior, Prior
 from invdiff.priors.nets.unet import UNet
 from invdiff.priors.network import PRECISIONS, NetworkPrior, choose_precision, resolve_device
-from invdiff.priors.precondition import EDM
+from invdiff.priors.precondition import PRECONDITIONS, Precondition
 
 NETWORKS: dict[str, type[UNet]] = {"unet": UNet}
-PRECONDITIONS: dict[str, type[EDM]] = {"edm": EDM}
 FORMAT = "1"
 IN_A_FOLDER = "prior.safetensors"
 """The file that is meant where a folder is named: what a training run writes."""
@@ -33,7 +32,12 @@ _MADE_BY_LOADING = ("checksum", "multiple")
 
 
 def save_prior(
-    path: str | Path, network: UNet, precondition: EDM, card: Card, *, dtype: torch.dtype = torch.float16
+    path: str | Path,
+    network: UNet,
+    precondition: Precondition,
+    card: Card,
+    *,
+    dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a network, its preconditioning and its card as one safetensors file, whole or not at all.
 

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from invdiff.errors import RequestError, unknown
 from invdiff.priors.base import Card, per_image
-from invdiff.priors.precondition import EDM
+from invdiff.priors.precondition import Precondition
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class NetworkPrior:
-    """F(x, c_noise) and its preconditioning as D(x, σ), at any image size.
+    """F(x, c_noise), or F(x, c_noise, label), and its preconditioning as D(x, σ), at any image size.
 
     Pictures are padded by reflection on the right and at the bottom to the multiple the network needs, and
-    cropped after. The network is frozen and becomes the prior's own: gradients flow to x alone. Computes in
-    `precision`, answers in x's type.
+    cropped after; where the card names one size, others are refused (`priors.fitted` makes them fit). The network is
+    frozen and becomes the prior's own: gradients flow to x alone. Computes in `precision`, answers in x's type.
+
+    label: of a network with classes (`given` sets it); None tells it none, which is its label `card.classes`.
     """
 
+    label: int | None = None
+
     def __init__(
-        self, network: nn.Module, precondition: EDM, card: Card, *, precision: torch.dtype = torch.float32
+        self,
+        network: nn.Module,
+        precondition: Precondition,
+        card: Card,
+        *,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.precondition = precondition
@@ -33,6 +44,16 @@ class NetworkPrior:
             for layer in self.network.modules():
                 if isinstance(layer, nn.Conv2d):
                     layer.to(precision)
+
+    def given(self, label: int | None) -> Self:
+        """The prior of the pictures of one class, its network shared. RequestError for a label it does not have."""
+        classes = self.card.classes
+        if label is not None and not 0 <= label < classes:
+            knows = f"labels 0 to {classes - 1}" if classes else "no labels"
+            raise RequestError(f"label {label}: prior {self.card.name} knows {knows}")
+        other = copy.copy(self)
+        other.label = label
+        return other
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """D(x, σ): x (B, C, H, W), image units, any size from 1×1; σ a number or (B,). ValueError else."""
@@ -47,7 +68,11 @@ class NetworkPrior:
         given = given.float().contiguous(memory_format=torch.channels_last)
         mixed = self.precision is not torch.float32
         with torch.autocast(given.device.type, self.precision, enabled=mixed, cache_enabled=False):
-            return self.network(given, c_noise.float())
+            if not self.card.classes:
+                return self.network(given, c_noise.float())
+            label = self.card.classes if self.label is None else self.label
+            labels = torch.full((len(given),), label, device=given.device)
+            return self.network(given, c_noise.float(), labels)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape[2:]:
@@ -59,6 +84,11 @@ class NetworkPrior:
             raise ValueError(
                 f"prior {self.card.name}: expected {self.card.channels} channels, got {x.shape[1]}; "
                 "repeat a grey picture to three channels and average the result"
+            )
+        if self.card.size is not None and tuple(x.shape[2:]) != (self.card.size,) * 2:
+            raise ValueError(
+                f"prior {self.card.name}: expected pictures of {self.card.size}×{self.card.size}, "
+                f"got {x.shape[2]}×{x.shape[3]}; priors.fitted makes it fit"
             )
 
 

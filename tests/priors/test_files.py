@@ -216,7 +216,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "unknown argument": (changed("network", "heads", 4), "cannot build .*heads"),
     "words for numbers": (changed("network", "fold", "two"), "cannot build"),
     "negative": (changed("network", "fold", -1), "cannot build"),
-    "other precondition": (changed("precondition", "kind", "vp"), "cannot build .*vp"),
+    "other precondition": (changed("precondition", "kind", "elsewhere"), "cannot build .*elsewhere"),
     "no spread": (changed("precondition", "sigma_data", 0), "cannot build .*sigma_data"),
     "card's type": (changed("card", "channels", "many"), r"card: channels: expected a valid integer.*'many'"),
     "card's key": (changed("card", "chanels", 3), "Did you mean 'channels'"),
