@@ -1,4 +1,4 @@
-"""Law 4: a denoiser gives the same restoration as an ε-, v-, x₀-, F- or velocity network (support/dressed.py)."""
+"""Law 4: a restoration is the same from an ε-, v-, x₀-, F-, velocity or score network (support/dressed.py)."""
 
 from __future__ import annotations
 
@@ -86,5 +86,5 @@ def test_a_network_told_another_convention_gives_another_restoration() -> None:
     """The law can fail: v with its sign turned, as some have it."""
     prior = gaussian()
     given = dressed.v(prior)
-    turned = dressed.Dressed(prior.card, lambda u, kept: -given.network(u, kept), given.adapter)
+    turned = dressed.Dressed(prior.card, lambda u, t: -given.network(u, t), given.precondition)
     assert (restored("mmps", turned) - restored("mmps", prior)).abs().max() > 1e-2
