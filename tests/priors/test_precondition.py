@@ -1,4 +1,4 @@
-"""The scalings of every convention, against the papers: EDM's against table 1 of Karras et al. 2022 (arXiv:2206.00364)."""
+"""The scalings of every convention, against the papers: EDM's against table 1 of Karras et al. 2022."""
 
 from __future__ import annotations
 
