@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +19,14 @@ from invdiff.methods import grid
 from invdiff.methods.integrators import Ancestral, Integrator, Noise, integrator
 from invdiff.methods.kernel import renoise
 from invdiff.priors.base import Prior
+
+
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "str": (str, "a name"),
+    "bool": (bool, "True or False"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +68,11 @@ class Method(ABC):
     """so that each stretch is walked down this often (RePaint's resampling, DDNM's time travel); 1: no travel."""
 
     def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            kind, words = _KINDS.get(str(setting.type), (object, ""))
+            value = getattr(self, setting.name)
+            if not isinstance(value, kind) or (isinstance(value, bool) and setting.type in ("int", "float")):
+                raise ValueError(f"{setting.name}: expected {words}, got {value!r}")
         if not self.steps >= 1:
             raise ValueError(f"steps: expected at least 1, got {self.steps}")
         if not 0 < self.sigma_min <= self.sigma_max < float("inf"):

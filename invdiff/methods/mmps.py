@@ -46,7 +46,7 @@ class MMPS(Guided):
         least = rz
         for iteration in range(self.iterations):
             q = at.pull(operator.A_adjoint(p), last=iteration + 1 == self.iterations)
-            kp = measurement.variance * p + sigma**2 * operator.A(q)
+            kp = (measurement.variance * p).add_(operator.A(q), alpha=sigma**2)
             curvature = _dot(p, kp)  # at least σ_y²·pᵀp, were J symmetric and positive
             alpha = _quotient(rz, curvature, (rz > enough) & (curvature >= measurement.variance * _dot(p, p)))
             gain, r = gain + _scale(alpha, q), r - _scale(alpha, kp)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 def checksum(y: Tensor) -> str:
     """SHA-256 of one image's measurement as float32: the image's identity, wherever it stands in a batch."""
-    return hashlib.sha256(y.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(y.detach().to("cpu", torch.float32).contiguous().numpy().data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Streams:
         return cls(generators, shape, like)
 
     def __call__(self, shape: tuple[int, ...] | None = None, /) -> Tensor:
-        draws = torch.stack([torch.randn(shape or self.shape, generator=g) for g in self.generators])
+        draws = torch.empty(len(self.generators), *(shape or self.shape))
+        for one, generator in zip(draws, self.generators, strict=True):
+            torch.randn(one.shape, generator=generator, out=one)
         return draws.to(self.like)
 
     def uniform(self) -> Tensor:

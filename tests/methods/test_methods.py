@@ -122,6 +122,21 @@ def test_a_setting_out_of_range_is_refused_by_name(name: str, settings: dict[str
 
 
 @pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 2.5}, "steps: expected a whole number, got 2.5"),
+        ({"steps": True}, "steps: expected a whole number, got True"),
+        ({"sigma_max": "10"}, "sigma_max: expected a number, got '10'"),
+        ({"integrator": 3}, "integrator: expected a name, got 3"),
+        ({"clip": "yes"}, "clip: expected True or False, got 'yes'"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_by_name(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make("pigdm", **settings)
+
+
+@pytest.mark.parametrize(
     ("name", "settings", "words"), [case for case in bad_settings() if "sigma" not in case[2]]
 )
 def test_restore_refuses_it_in_one_line_before_any_prior_is_loaded(
