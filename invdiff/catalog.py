@@ -6,6 +6,9 @@ name lives elsewhere (`invdiff.methods`, `invdiff.tasks`, `invdiff.priors`); tes
 
 from __future__ import annotations
 
+import math
+import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +78,17 @@ class TaskInfo:
     abilities: frozenset[Ability]
 
 
+PRIORS_VARIABLE = "INVDIFF_PRIORS"
+"""The environment variable that names a folder of priors' weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PriorInfo:
-    """A prior that comes with the package.
+    """A prior that is known by name, as its file's card has it; σ in image units.
 
-    file: inside the package's folder, "/"-separated; sha256: what its bytes must hash to; card: its page.
+    file: of a packaged prior inside the package's folder, "/"-separated; of another, which is shipped beside the
+    package, the name its file has in any of `places()`. sha256: what its bytes must hash to; card: its page; size: the
+    side of its pictures where it knows no other; multiple: what sizes are padded to; classes: how many labels it knows.
     """
 
     name: str
@@ -90,11 +99,59 @@ class PriorInfo:
     licence: str
     training_data: str
     card: str
+    packaged: bool = True
+    multiple: int = 1
+    size: int | None = None
+    classes: int = 0
+    sigma_min: float = 0.002
+    sigma_max: float = 40.0
+
+    def places(self) -> tuple[Path, ...]:
+        """Where its file is looked for, in order: the package, and for one that is not packaged the checkout's
+        experiments/weights, the folder $INVDIFF_PRIORS and ~/.cache/invdiff/priors."""
+        package = Path(__file__).resolve().parent
+        if self.packaged:
+            return (package / self.file,)
+        given = os.environ.get(PRIORS_VARIABLE)
+        folders = (
+            package / "weights",
+            package.parent / "experiments" / "weights",
+            *([Path(given).expanduser()] if given else []),
+            prior_cache(),
+        )
+        return tuple(folder / self.file for folder in folders)
 
     @property
     def path(self) -> Path:
-        """Where the weights lie in this installation; the file may be missing."""
-        return Path(__file__).resolve().parent / self.file
+        """Its file: the first of `places()` that is there, or, where none is, the one to put it at."""
+        places = self.places()
+        return next((place for place in places if place.is_file()), places[-1])
+
+    @property
+    def size_rule(self) -> str:
+        """The sizes it takes, in words."""
+        return size_rule(self.size, self.multiple)
+
+    def missing(self) -> str:
+        """What to do where its file is not there, as one line."""
+        if self.packaged:
+            return f"prior {self.name}: {self.path.name} is missing from this installation; reinstall"
+        return (
+            f"prior {self.name}: {self.file} does not come with the package; put it at {self.path}, or in a folder "
+            f"that {PRIORS_VARIABLE} names"
+        )
+
+
+def size_rule(size: int | None, multiple: int) -> str:
+    """The sizes a prior takes, in words, from its card's `size` and `multiple`."""
+    if size is not None:
+        return f"{size}×{size}"
+    return "any" if multiple == 1 else f"any, padded to multiples of {multiple}"
+
+
+def prior_cache() -> Path:
+    """The folder for weights that do not come with the package."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "invdiff" / "priors"
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -465,8 +522,56 @@ PRIORS: dict[str, PriorInfo] = {
         licence="Apache-2.0 (weights); training data under their own terms, see the card",
         training_data="BSDS500 train and test, ImageNet (1000 images)",
         card="docs/natural.md",
+        multiple=8,
     ),
 }
+
+FORMATS: tuple[tuple[str, str], ...] = (
+    ("a name", "of the list above"),
+    ("FILE.safetensors, FOLDER", "what invdiff train and save_prior write"),
+    (
+        "FOLDER",
+        "a diffusers model or pipeline: UNet2DModel, DiTTransformer2DModel in pixels, its scheduler beside it",
+    ),
+    ("OWNER/NAME[@REVISION]", "the same on the Hugging Face hub; --offline takes it from the cache alone"),
+    (
+        "FILE.pt .pth .ckpt .bin .safetensors",
+        "weights of guided-diffusion (ADM), EDM or score_sde (NCSN++, DDPM++)",
+    ),
+)
+"""What --prior takes: how it is given, and what it is. What is pickled code rather than weights is refused."""
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether it has the form "owner/name" or "owner/name@revision", and no local folder is called as its owner."""
+    path = Path(text)
+    return (
+        bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w.-]+)?", text))
+        and not path.suffix[1:].isalpha()
+        and not path.parent.exists()
+    )
+
+
+def check_label(prior: str, classes: int | None, label: int | None, guidance: float) -> None:
+    """RequestError for a label that the prior does not have, or guidance that is none. classes: None if not known."""
+    if not math.isfinite(guidance):
+        raise RequestError(f"guidance: expected a finite number, got {guidance}")
+    if label is None:
+        if guidance != 1:
+            raise RequestError(
+                f"guidance {guidance:g}: needs a label to guide to; give one of prior {prior}'s"
+            )
+        return
+    if isinstance(label, bool) or not isinstance(label, int):
+        raise RequestError(f"label: expected a whole number, got {label!r}")
+    if classes == 0:
+        raise RequestError(
+            f"label {label}: prior {prior} knows no labels; leave it out, or use a prior with classes"
+        )
+    if label < 0 or (classes is not None and label >= classes):
+        knows = "labels from 0" if classes is None else f"labels 0 to {classes - 1}"
+        raise RequestError(f"label {label}: prior {prior} knows {knows}")
+
 
 AUTO = "auto"
 """The method name that stands for a choice by operator and noise; not one of METHODS."""

@@ -18,7 +18,7 @@ def load(kind: type[T], path: str | Path, overrides: Iterable[str] = ()) -> T:
     RequestError (file, key or line, expected, got) for an unreadable file, an unknown or missing key, a
     value of a wrong type or out of its range.
     """
-    data = _read(Path(path))
+    data = read(Path(path))
     for override in overrides:
         _override(data, override)
     return build(kind, data, str(path))
@@ -47,7 +47,8 @@ def dump(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A YAML file's keys and values. RequestError where it cannot be read or holds something else."""
     import yaml
 
     try:

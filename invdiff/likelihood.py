@@ -45,7 +45,9 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if isinstance(self.operator, Mask):  # what a mask has lost may hold anything, and must not count
-            object.__setattr__(self, "y", torch.where(self.operator.keep.to(self.y.device), self.y, 0))
+            seen = torch.where(self.operator.keep.to(self.y.device), self.y, 0)
+            if not torch.equal(seen, self.y):  # large pictures are not held twice
+                object.__setattr__(self, "y", seen)
 
     @property
     def variance(self) -> float:
@@ -184,6 +186,8 @@ class Measurement:
 
     def pick(self, images: Sequence[int]) -> Measurement:
         """That of a batch made of these images."""
+        if list(images) == list(range(len(self.y))):
+            return self
         return replace(self, y=self.y[list(images)], operator=self.operator.pick(images))
 
     def white(self) -> Measurement:

@@ -31,7 +31,9 @@ from invdiff.operators import (
     SpectralOperator,
     estimate_sigma,
 )
-from invdiff.priors import Prior, load_prior
+from invdiff.priors import Prior, fitted, load_prior
+from invdiff.priors.fit import fit
+from invdiff.priors.guidance import check_label_of, with_label
 from invdiff.priors.network import resolve_device
 from invdiff.running import Counter, Progress, check_finite, in_batches
 
@@ -82,6 +84,8 @@ def restore(
     device: str | torch.device = "cpu",
     precision: str = "auto",
     options: Mapping[str, Any] | None = None,
+    label: int | None = None,
+    guidance: float = 1.0,
     callback: Callable[[Progress], None] | None = None,
     profile: bool = False,
 ) -> Result:
@@ -92,7 +96,9 @@ def restore(
     methods that know Gaussian noise alone meet as the Gaussian nearest to it (`Measurement.white`). method: a
     name of METHODS, "auto", or a Method; options: its hyper-parameters by name. batch: samples that go through the
     network together (default: eight on a GPU, one on a CPU; halved when a GPU's memory does not hold it). The draws
-    of a sample depend on seed, the image and the sample's index alone.
+    of a sample depend on seed, the image and the sample's index alone. A prior of other channels, or another size, is
+    made to fit (`priors.fitted`; the result's config says how, under "fit"). label: of a prior with classes, what the
+    picture shows; guidance: how far towards that (`priors.with_label`).
 
     RequestError, before any weight is loaded, for a pairing of method and operator that cannot be, or values out of
     range. callback is told after every step.
@@ -100,7 +106,9 @@ def restore(
     arguments = {
         "method": method, "noise": noise, "steps": steps, "samples": samples, "seed": seed, "batch": batch,
         "device": device, "precision": precision, "options": options, "profile": profile,
+        "label": label, "guidance": guidance,
     }  # fmt: skip
+    check_label_of(prior, label, guidance)
     if isinstance(op, PerImage):
         return _one_by_one(y, op, prior, sigma_y, callback, arguments)
     given = measured(y, op, sigma_y, noise)
@@ -117,11 +125,14 @@ def restore(
         reason += "; rounding is taken as noise of a step/√12"
     _check_numbers(samples=(samples, 1), batch=(1 if batch is None else batch, 1), seed=(seed, 0))
     place = resolve_device(device)
-    loaded = load_prior(prior, device=place, precision=precision)
-    check_prior(loaded, op, chosen)
+    loaded = with_label(load_prior(prior, device=place, precision=precision), label, guidance)
+    loaded = fitted(loaded, op.in_shape)
+    check_prior(loaded, chosen)
     began = time.perf_counter()
     images = [checksum(image) for image in given.y]
-    given, known = (_moved(one, place) for one in (given, known))
+    same = known is given
+    given = _moved(given, place)
+    known = given if same else _moved(known, place)
     y, op = known.y, known.operator
     stages = coarse.stages(y, op, chosen) if method == catalog.AUTO else [coarse.Stage(y, op, chosen)]
     if len(stages) > 1:
@@ -147,6 +158,9 @@ def restore(
             "seed": seed,
             "sizes": sizes,
             "walk": work.steps,
+            "fit": fit(loaded),
+            "label": label,
+            "guidance": guidance,
         },
         checksums=work.images,
         evaluations=counter.evaluations // len(rows),
@@ -318,17 +332,11 @@ def _largest(op: Operator, like: Tensor) -> float:
     return max(1.0, float(op.pick([0]).A(white).abs().max()))
 
 
-def check_prior(prior: Prior, op: Operator, method: Method) -> None:
-    """RequestError where the prior's channels are not the operator's, or it does not know the method's noise."""
+def check_prior(prior: Prior, method: Method) -> None:
+    """RequestError where the prior does not know the method's noise."""
     if method.sigma_max > prior.card.sigma_max:
         raise RequestError(
             f"sigma_max: prior {prior.card.name} knows noise up to {prior.card.sigma_max:g}, got {method.sigma_max:g}"
-        )
-    channels = prior.card.channels
-    if channels is not None and channels != op.in_shape[0]:
-        raise RequestError(
-            f"prior {prior.card.name}: expected pictures of {channels} channels, got {op.in_shape[0]}; "
-            "build the operator for that many and repeat the measurement"
         )
 
 

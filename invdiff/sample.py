@@ -18,7 +18,9 @@ from invdiff.likelihood import Measurement
 from invdiff.methods import Problem, Unconditional
 from invdiff.methods.streams import Streams
 from invdiff.operators import Operator
-from invdiff.priors import Card, Prior, load_prior
+from invdiff.priors import Card, Prior, fitted, load_prior
+from invdiff.priors.fit import fit
+from invdiff.priors.guidance import check_label_of, with_label
 from invdiff.priors.network import resolve_device
 from invdiff.running import Counter, Progress, check_finite, in_batches
 
@@ -48,6 +50,8 @@ def sample(
     sigma_min: float = Unconditional.sigma_min,
     jump: int = 1,
     repeats: int = 1,
+    label: int | None = None,
+    guidance: float = 1.0,
     samples: int = 1,
     first: int = 0,
     seed: int = 0,
@@ -62,10 +66,12 @@ def sample(
     karras, karras:RHO, log_uniform, ddpm, or the levels themselves, descending, which then are the steps; σ's are in
     image units. jump, repeats: travel back up in noise, as RePaint's. batch: samples that go through the network
     together (default: eight on a GPU, one on a CPU; halved when a GPU's memory does not hold it). A sample's draws
-    depend on (seed, its index) alone; `samples` are those from the index `first` on.
+    depend on (seed, its index) alone; `samples` are those from the index `first` on. A prior of another size is made to
+    fit (`priors.fitted`; the config says how, under "fit"). label: of a prior with classes, the pictures
+    wanted; guidance: how far towards them, 1 for the prior's own pictures of that class (`priors.with_label`).
 
-    RequestError, before any weight is loaded, for an unknown integrator or values out of range; for channels or a
-    sigma_max that the prior does not know before it is evaluated. callback is told after every step.
+    RequestError, before any weight is loaded, for an unknown integrator or values out of range; for channels, a label
+    or a sigma_max that the prior does not know before it is evaluated. callback is told after every step.
     """
     method = unconditional(
         integrator=integrator, grid=grid, steps=steps, sigma_max=sigma_max, sigma_min=sigma_min, jump=jump,
@@ -79,9 +85,11 @@ def sample(
             raise RequestError(f"{name}: expected a whole number, at least {least}, got {value!r}")
     if len(shape) != 3 or not all(isinstance(n, Integral) and n >= 1 for n in shape):
         raise RequestError(f"shape: expected (channels, height, width), each at least 1, got {tuple(shape)}")
+    check_label_of(prior, label, guidance)
     place = resolve_device(device)
-    loaded = load_prior(prior, device=place, precision=precision)
+    loaded = with_label(load_prior(prior, device=place, precision=precision), label, guidance)
     check_prior(loaded.card, shape[0], method)
+    loaded = fitted(loaded, shape)
     began = time.perf_counter()
     counter = Counter(loaded)
     nothing = _Nothing((shape[0], shape[1], shape[2]))
@@ -100,7 +108,14 @@ def sample(
     settings = {**dataclasses.asdict(method), "shape": list(shape), "samples": samples, "first": first}
     return Samples(
         samples=out,
-        config={**settings, "seed": seed, "walk": len(walk) - 1},
+        config={
+            **settings,
+            "label": label,
+            "guidance": guidance,
+            "seed": seed,
+            "walk": len(walk) - 1,
+            "fit": fit(loaded),
+        },
         evaluations=counter.evaluations // samples,
         seconds=time.perf_counter() - began,
     )

@@ -80,8 +80,9 @@ class Mask(PixelOperator):
 
     @cached_property
     def _bits(self) -> Tensor:
-        """All bits set where kept, none elsewhere."""
-        return -self.keep.to("cpu", torch.int32)
+        """All bits set where kept, none elsewhere: one channel's where all have the same."""
+        alike = bool((self.keep == self.keep[:1]).all())
+        return -(self.keep[:1] if alike else self.keep).to("cpu", torch.int32)
 
     @cached_property
     def _weights(self) -> Tensor:

@@ -173,10 +173,10 @@ def test_a_request_that_cannot_be_is_refused_in_one_line(change: dict[str, Any],
     assert "\n" not in str(caught.value)
 
 
-def test_an_operator_of_another_number_of_channels_than_the_priors_is_refused() -> None:
-    op = operators.Identity((1, 8, 6))
-    with pytest.raises(RequestError, match="3 channels, got 1"):
-        invdiff.restore(torch.zeros(1, 1, 8, 6), op, "natural", sigma_y=0.1)
+def test_channels_that_the_prior_cannot_be_made_to_fit_are_refused() -> None:
+    op = operators.Identity((2, 8, 6))
+    with pytest.raises(RequestError, match="3 channels, or grey ones, got 2"):
+        invdiff.restore(torch.zeros(1, 2, 8, 6), op, "natural", sigma_y=0.1)
 
 
 def test_an_impossible_pairing_is_refused_before_the_prior_is_looked_for() -> None:

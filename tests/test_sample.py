@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import invdiff
+from invdiff import operators
 from invdiff.errors import InvdiffError, RequestError
-from invdiff.priors import Card, FunctionPrior
+from invdiff.priors import VE, Card, FunctionPrior, NetworkPrior
 from invdiff.priors.analytic import GaussianPrior
 from invdiff.restore import Progress
 
@@ -155,3 +156,41 @@ def test_what_the_prior_does_not_know_is_refused_before_it_is_evaluated() -> Non
 def test_it_may_be_called_in_inference_mode() -> None:
     with torch.inference_mode():
         assert not invdiff.sample(PRIOR, SHAPE, steps=2).samples.is_inference()
+
+
+def test_a_label_and_guidance_are_the_samples_and_in_the_settings() -> None:
+    class Labelled(torch.nn.Module):
+        def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+            return (labels.to(z.dtype) / 10).view(-1, 1, 1, 1).expand_as(z)
+
+    prior = NetworkPrior(Labelled(), VE(prediction="x0", black=0.0), Card(name="three", classes=3))
+    for label, guidance, expected in ((None, 1.0, 0.3), (2, 1.0, 0.2), (1, 2.0, -0.1)):
+        result = invdiff.sample(prior, (1, 4, 4), steps=2, label=label, guidance=guidance)
+        torch.testing.assert_close(result.samples, torch.full((1, 1, 4, 4), expected))
+        assert (result.config["label"], result.config["guidance"]) == (label, guidance)
+        restored = invdiff.restore(
+            torch.rand(1, 1, 4, 4),
+            operators.Identity((1, 4, 4)),
+            prior,
+            sigma_y=0.5,
+            label=label,
+            guidance=guidance,
+        )
+        torch.testing.assert_close(restored.samples[0], torch.full((1, 1, 4, 4), expected))
+        assert (restored.config["label"], restored.config["guidance"]) == (label, guidance)
+
+
+@pytest.mark.parametrize("how", [{"label": 7}, {"guidance": 2.0}])
+def test_a_label_natural_does_not_have_is_refused_before_it_is_loaded(
+    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*given: object, **how: object) -> None:
+        raise AssertionError("loaded")
+
+    sample, restore = invdiff.sample, invdiff.restore
+    monkeypatch.setattr(sys.modules["invdiff.sample"], "load_prior", load)
+    monkeypatch.setattr(sys.modules["invdiff.restore"], "load_prior", load)
+    with pytest.raises(RequestError):
+        sample("natural", SHAPE, **how)
+    with pytest.raises(RequestError):
+        restore(torch.rand(1, *SHAPE), operators.Identity(SHAPE), "natural", sigma_y=0.1, **how)

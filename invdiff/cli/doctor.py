@@ -19,6 +19,7 @@ PACKAGES = (
     *("torch", "torchvision", "deepinv", "numpy", "scikit-image", "lpips", "pillow"),
     *("safetensors", "pydantic", "pyyaml", "typer", "rich", "h5py"),
 )
+OPTIONAL = "optional"
 REINSTALL = "reinstall invdiff, or fetch the file again (git checkout, git lfs pull)"
 
 
@@ -33,7 +34,7 @@ def doctor_command(as_json: Json = False) -> None:
         print_table(("package", "version"), [(name, v or "not installed") for name, v in versions.items()])
         print_table(("prior", "size", "state", "file"), [_prior_row(p) for p in priors])
         print_table(("LPIPS", "weights"), [(net, at or lpips["remedy"]) for net, at in lpips["nets"].items()])
-    if any(p["state"] != "ok" for p in priors):
+    if any(p["state"] != "ok" and not p["state"].startswith(OPTIONAL) for p in priors):
         raise typer.Exit(1)
 
 
@@ -83,7 +84,10 @@ def _prior(prior: PriorInfo) -> dict[str, Any]:
 
     found: dict[str, Any] = {"name": prior.name, "file": str(prior.path), "bytes": None, "sha256": None}
     if not prior.path.is_file():
-        return {**found, "state": f"missing: {REINSTALL}"}
+        return {
+            **found,
+            "state": f"missing: {REINSTALL}" if prior.packaged else f"{OPTIONAL}: {prior.missing()}",
+        }
     content = prior.path.read_bytes()
     found |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     if prior.sha256 and found["sha256"] != prior.sha256:

@@ -146,7 +146,17 @@ def versions() -> dict[str, str]:
 def checksum(path: Path) -> str:
     import hashlib
 
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum_of_folder(folder: Path, suffixes: tuple[str, ...]) -> str:
+    """SHA-256 of the names and checksums of the files in it that end so."""
+    import hashlib
+
+    found = sorted(p for p in folder.rglob("*") if p.suffix in suffixes and p.is_file())
+    text = "".join(f"{p.relative_to(folder).as_posix()} {checksum(p)}\n" for p in found)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

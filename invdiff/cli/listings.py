@@ -1,4 +1,4 @@
-"""`invdiff tasks | methods | priors`: what there is, as a table or as JSON."""
+"""`invdiff tasks | methods`: what there is, as a table or as JSON; and how tables are printed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import plugins
-from ..catalog import INTEGRATORS, METHODS, PRIORS, TASKS, IntegratorInfo, MethodInfo, usable_methods
+from ..catalog import INTEGRATORS, METHODS, TASKS, IntegratorInfo, MethodInfo, usable_methods
 from ..spec_files import BUILT_IN, usage
 from ..specs import SPECS
 
@@ -114,24 +114,6 @@ def methods_command(as_json: Json = False) -> None:
     )
     print_table(("grid", "noise levels"), GRIDS.items())
     print(CHOOSING)
-
-
-def priors_command(as_json: Json = False) -> None:
-    """List the priors that come with the package; any checkpoint's path will do as well."""
-    here = {name: prior.path.is_file() for name, prior in PRIORS.items()}
-    if as_json:
-        rows = [
-            dataclasses.asdict(p) | {"path": str(p.path), "available": here[p.name]} for p in PRIORS.values()
-        ]
-        print_json(rows)
-        return
-    print_table(
-        ("prior", "here", "what it knows", "licence", "trained on"),
-        (
-            (p.name, "yes" if here[p.name] else "no", p.summary, p.licence, p.training_data)
-            for p in PRIORS.values()
-        ),
-    )
 
 
 def print_json(document: Any) -> None:

@@ -11,10 +11,12 @@ import typer
 
 from .. import __version__
 from ..errors import InvdiffError
+from .adapt import adapt_command
 from .degrade import degrade_command
 from .demo import demo_command
 from .doctor import doctor_command
-from .listings import methods_command, priors_command, tasks_command
+from .listings import methods_command, tasks_command
+from .priors import priors_app
 from .restore import restore_command
 from .sample import sample_command
 from .train import train_command
@@ -53,15 +55,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "degrade": degrade_command,
     "sample": sample_command,
     "train": train_command,
+    "adapt": adapt_command,
     "tune": tune_command,
     "demo": demo_command,
     "doctor": doctor_command,
     "tasks": tasks_command,
     "methods": methods_command,
-    "priors": priors_command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(priors_app, name="priors")
 
 
 def main() -> NoReturn:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..catalog import AUTO, PRIORS, method_info
+from ..catalog import AUTO, PRIORS, check_label, is_hub_name, method_info
 from ..errors import InvdiffError, RequestError, nearest, unknown
 from ..plugins import contained
 from . import files
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ..tasks import Options, Task
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+"""Endings of pickles, which `load_prior` reads as tensors or refuses with the reason."""
 
 TaskName = Annotated[
     str | None, typer.Option("--task", help="inpaint, deblur, sr, denoise, ...; see invdiff tasks.")
@@ -75,6 +77,16 @@ SrKernel = Annotated[
 MaskKeep = Annotated[
     str | None, typer.Option("--mask-keep", help="The mask's colour of what is kept: black or white.")
 ]
+PriorName = Annotated[
+    str,
+    typer.Option("--prior", help="A name, a file of weights, a folder or a hub name; see invdiff priors."),
+]
+Label = Annotated[
+    int | None,
+    typer.Option(help="Of a prior with classes: which one, from 0. [default: any]", show_default=False),
+]
+Guidance = Annotated[float, typer.Option(help="With --label: how far towards it; 1 is the prior's own.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Take a hub name from the cache alone.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
@@ -101,9 +113,10 @@ def restore_command(
     bits: Annotated[int | None, typer.Option(help="dequantize: to which the picture was rounded.")] = None,
     shape: PictureShape = None,
     noise: Noise = None,
-    prior: Annotated[
-        str, typer.Option(help="A name (see invdiff priors) or a .safetensors file.")
-    ] = "natural",
+    prior: PriorName = "natural",
+    label: Label = None,
+    guidance: Guidance = 1.0,
+    offline: Offline = False,
     method: Annotated[str, typer.Option(help="auto, or a name (see invdiff methods).")] = AUTO,
     settings: Annotated[
         list[str] | None,
@@ -155,6 +168,9 @@ def restore_command(
             noise=noise,
         ),
         prior=prior,
+        label=label,
+        guidance=guidance,
+        offline=offline,
         method=method,
         settings=parse_settings(settings or []),
         steps=steps,
@@ -179,6 +195,9 @@ class Request:
     task: str | None = None
     operator: str | None = None
     prior: str = "natural"
+    label: int | None = None
+    guidance: float = 1.0
+    offline: bool = False
     method: str = AUTO
     settings: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None
@@ -284,6 +303,7 @@ def check(request: Request) -> tuple[Task, dict[str, str]]:
     if request.reference is not None and not request.reference.exists():
         raise RequestError(f"--reference {request.reference}: no such file or folder")
     prior = check_prior(request.prior)
+    check_label(request.prior, classes_of(request.prior), request.label, request.guidance)
     task = tasks.check_request(
         request.task, request.operator, request.options, method=request.method, warn=warn
     )
@@ -304,29 +324,43 @@ def check_prior(name: str) -> dict[str, str]:
     path = Path(name).expanduser()
     if (path / "prior.safetensors").is_file():  # what invdiff train leaves in its folder
         path = path / "prior.safetensors"
-    if path.is_file() and _is_prior(path):
+    if path.is_dir() and any(path.rglob("*.json")):  # a diffusers model
+        return {"path": name, "sha256": files.checksum_of_folder(path, (".json", ".safetensors", ".bin"))}
+    if path.is_file() and (path.suffix.casefold() in PICKLED or _is_whole(path)):
         return {"path": name, "sha256": files.checksum(path)}
     if path.exists():
         raise RequestError(
-            f"{path}: not a prior, or cut off; expected a .safetensors file that invdiff train wrote"
+            f"{path}: not a prior, or cut off; expected a .safetensors file that invdiff train wrote, weights "
+            f"({', '.join(PICKLED[:4])} or .safetensors) or the folder of a diffusers model; see invdiff priors"
         )
+    if is_hub_name(name):
+        return {"path": name, "sha256": name}
     if path.suffix or len(path.parts) > 1:
         raise RequestError(f"--prior {name}: no such file")
     raise unknown("prior", name, PRIORS)
 
 
-def _is_prior(path: Path) -> bool:
-    """Whether a file is whole and begins as ours do (safetensors): eight bytes of length, then JSON with our mark."""
+def classes_of(prior: str) -> int | None:
+    """How many labels the prior knows, where that can be said before its weights are loaded."""
+    return PRIORS[prior].classes if prior in PRIORS else None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is a whole safetensors file: eight bytes of length, JSON, and as much data as that says."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
-            header = json.loads(file.read(length)) if length < 2**26 else {}
+            header = json.loads(file.read(length)) if length < 2**26 else None
         except ValueError:
             return False
-    if not isinstance(header, dict) or "invdiff" not in header.pop("__metadata__", {}):
+    if not isinstance(header, dict):
         return False
-    end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    return path.stat().st_size == 8 + length + end
+    header.pop("__metadata__", None)
+    try:
+        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    except (TypeError, KeyError):
+        return False
+    return bool(path.stat().st_size == 8 + length + end)
 
 
 def parse_settings(given: list[str]) -> dict[str, Any]:
@@ -416,6 +450,8 @@ def _job(request: Request, task: Task, prior: dict[str, str], path: Path, name: 
         **task.describe(),
         **{role: entry["sha256"] for role, entry in inputs.items()},
         "prior": prior["sha256"],
+        "label": request.label,
+        "guidance": request.guidance,
         "method": request.method,
         "steps": request.steps,
         "samples": request.samples,
@@ -496,7 +532,8 @@ def restore_all(
     device = resolve_device(request.device)
     with contained():
         check_settings(request, task, jobs[0])
-    prior = load_prior(request.prior, device=device)
+    prior = load_prior(request.prior, device=device, offline=request.offline)
+    check_label(prior.card.name, prior.card.classes, request.label, request.guidance)
     reporter.expect(sum(job.pixels for job in jobs))
     try:
         for number, job in enumerate(jobs, start=1):
@@ -565,6 +602,8 @@ def restore_one(
         batch=request.batch,
         device=device,
         options=request.settings,
+        label=request.label,
+        guidance=request.guidance,
         callback=lambda progress: reporter.at(job.pixels * progress.done / progress.total),
         profile=request.profile,
     )

@@ -14,13 +14,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..catalog import INTEGRATORS
+from ..catalog import INTEGRATORS, PRIORS, check_label
 from ..errors import RequestError, nearest, unknown
 from ..words import by
 from . import files
 from .listings import GRIDS
 from .progress import Reporter, duration
-from .restore import DEVICES, AsJson, Outcome, Overwrite, Quiet, answer, check_prior
+from .restore import (
+    DEVICES,
+    AsJson,
+    Guidance,
+    Label,
+    Offline,
+    Outcome,
+    Overwrite,
+    PriorName,
+    Quiet,
+    answer,
+    check_prior,
+    classes_of,
+)
 
 if TYPE_CHECKING:
     from ..images import Array
@@ -34,11 +47,17 @@ TILE = 256
 
 
 def sample_command(
-    prior: Annotated[
-        str, typer.Option(help="A name (see invdiff priors) or a .safetensors file.")
-    ] = "natural",
+    prior: PriorName = "natural",
+    label: Label = None,
+    guidance: Guidance = 1.0,
+    offline: Offline = False,
     count: Annotated[int, typer.Option(help="How many samples.")] = 8,
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels, or one number for a square.")] = "64x64",
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="WIDTHxHEIGHT in pixels, or one number for a square. [default: the prior's, or 64]"
+        ),
+    ] = None,
     integrator: Annotated[
         str, typer.Option(help="NAME, NAME:VALUE or NAME:SETTING=VALUE,...; see invdiff methods.")
     ] = "ancestral",
@@ -63,7 +82,8 @@ def sample_command(
     goes on with what is missing, and a larger --count adds to what is there.
     """
     request = Request(
-        prior=prior, count=count, size=size, integrator=integrator, grid=grid, steps=steps, sigma_max=sigma_max,
+        prior=prior, label=label, guidance=guidance, offline=offline, count=count,
+        size=size or size_of(prior), integrator=integrator, grid=grid, steps=steps, sigma_max=sigma_max,
         sigma_min=sigma_min, jump=jump, repeats=repeats, seed=seed, device=device, precision=precision,
         batch=batch, out=out, overwrite=overwrite,
     )  # fmt: skip
@@ -75,6 +95,9 @@ class Request:
     """The command line, in types; see `sample_command`."""
 
     prior: str
+    label: int | None
+    guidance: float
+    offline: bool
     count: int
     size: str
     integrator: str
@@ -103,6 +126,8 @@ def run(request: Request, *, quiet: bool = False, show_paths: bool = True) -> Ou
     height, width = parse_size(request.size)
     identity = {
         "prior": check(request)["sha256"],
+        "label": request.label,
+        "guidance": request.guidance,
         "size": by((height, width)),
         **request.method,
         "seed": request.seed,
@@ -145,6 +170,7 @@ def check(request: Request) -> dict[str, str]:
     if request.grid.partition(":")[0] not in GRIDS:
         raise unknown("grid", request.grid, GRIDS)
     check_integrator(request.integrator)
+    check_label(request.prior, classes_of(request.prior), request.label, request.guidance)
     return check_prior(request.prior)
 
 
@@ -162,6 +188,12 @@ def check_integrator(spec: str) -> None:
                 f"--integrator {spec}: unknown setting {setting.strip()}.{near} "
                 f"Settings of {name}: {', '.join(options) or 'none'}"
             )
+
+
+def size_of(prior: str) -> str:
+    """The size of samples where none is asked for: the only one that the prior knows, or 64×64."""
+    own = PRIORS[prior].size if prior in PRIORS else None
+    return str(own or 64)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -226,7 +258,7 @@ def draw(
 
     device = resolve_device(request.device)
     unconditional(**request.method)  # says what is wrong with it before any weight is loaded
-    prior = load_prior(request.prior, device=device, precision=request.precision)
+    prior = load_prior(request.prior, device=device, precision=request.precision, offline=request.offline)
     reporter.expect(len(missing))
     shape = (prior.card.channels or 3, *size)
     record: dict[str, Any] = {}
@@ -238,7 +270,8 @@ def draw(
                 reporter.at(count * progress.done / progress.total)
 
             result = sample(
-                prior, shape, **request.method, samples=len(some), first=some[0], seed=request.seed,
+                prior, shape, **request.method, label=request.label, guidance=request.guidance,
+                samples=len(some), first=some[0], seed=request.seed,
                 batch=request.batch, device=device,
                 callback=show,
             )  # fmt: skip

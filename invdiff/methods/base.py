@@ -20,7 +20,6 @@ from invdiff.methods.integrators import Ancestral, Integrator, Noise, integrator
 from invdiff.methods.kernel import renoise
 from invdiff.priors.base import Prior
 
-
 _KINDS: dict[str, tuple[type, str]] = {
     "int": (Integral, "a whole number"),
     "float": (Real, "a number"),

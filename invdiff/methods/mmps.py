@@ -42,7 +42,9 @@ class MMPS(Guided):
         z = operator.precondition(r, damping)
         p, rz = z, _dot(r, z)
         enough = 1e-20 * rz
-        gain = best = torch.zeros_like(x)  # Jᵀ Aᵀ v, summed as v is: no product is spent on it at the end
+        gain = best = x.new_zeros(()).expand_as(
+            x
+        )  # Jᵀ Aᵀ v, summed as v is: no product is spent on it at the end
         least = rz
         for iteration in range(self.iterations):
             q = at.pull(operator.A_adjoint(p), last=iteration + 1 == self.iterations)

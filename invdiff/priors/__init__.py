@@ -2,11 +2,14 @@
 
 from .analytic import GaussianPrior, MixturePrior
 from .base import Card, FunctionPrior, Prior
+from .classifier import NoisyClassifier, load_classifier, save_classifier
 from .exact import Posterior, exact_posterior
 from .files import load_prior, save_prior
-from .guidance import ClassifierFree, ClassifierGuided
+from .fit import fitted
+from .guidance import ClassifierFree, ClassifierGuided, with_label
 from .network import NetworkPrior
 from .precondition import EDM, VE, VP, Flow, Precondition
+from .tiled import Cropped, Tiled
 
 __all__ = [
     "EDM",
@@ -15,15 +18,22 @@ __all__ = [
     "Card",
     "ClassifierFree",
     "ClassifierGuided",
+    "Cropped",
     "Flow",
     "FunctionPrior",
     "GaussianPrior",
     "MixturePrior",
     "NetworkPrior",
+    "NoisyClassifier",
     "Posterior",
     "Precondition",
     "Prior",
+    "Tiled",
     "exact_posterior",
+    "fitted",
+    "load_classifier",
     "load_prior",
+    "save_classifier",
     "save_prior",
+    "with_label",
 ]

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from invdiff.errors import InvdiffError
+from invdiff import catalog
+from invdiff.catalog import check_label
+from invdiff.errors import InvdiffError, RequestError
 from invdiff.priors.base import Card, Prior, per_image
+from invdiff.priors.network import NetworkPrior
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +129,33 @@ class ClassifierFree:
             return scales
         low, high = self.interval
         return scales.where((sigmas > low) & (sigmas <= high), torch.ones_like(scales))
+
+
+def with_label(prior: Prior, label: int | None, guidance: float = 1.0) -> Prior:
+    """The prior of the pictures of one class, guided towards it (`ClassifierFree`) where guidance is not 1.
+
+    label None, guidance 1: the prior as it is, which is told no label. RequestError for a label that it does not have,
+    and for guidance without one.
+    """
+    check_label(prior.card.name, prior.card.classes, label, guidance)
+    if label is None:
+        return prior
+    if not isinstance(prior, NetworkPrior):
+        raise RequestError(
+            f"label {label}: prior {prior.card.name} is no network that is told labels; build the priors of a class "
+            "and of none, and ClassifierFree of the two"
+        )
+    given = prior.given(label)
+    return given if guidance == 1 else ClassifierFree(given, prior.given(None), guidance)
+
+
+def check_label_of(prior: object, label: int | None, guidance: float) -> None:
+    """As `with_label` checks, as far as can be said before any weight is loaded. prior: as `load_prior` takes it."""
+    known = catalog.PRIORS.get(prior) if isinstance(prior, str) else None
+    card = getattr(prior, "card", None)
+    classes = known.classes if known else card.classes if isinstance(card, Card) else None
+    name = card.name if isinstance(card, Card) else str(prior)
+    check_label(name, classes, label, guidance)
 
 
 def _check_prior(what: str, prior: Prior) -> None:

@@ -45,6 +45,11 @@ class NetworkPrior:
                 if isinstance(layer, nn.Conv2d):
                     layer.to(precision)
 
+    @property
+    def halo(self) -> int | None:
+        """Pixels on each side that can influence one of D; None: all may."""
+        return getattr(self.network, "halo", None)
+
     def given(self, label: int | None) -> Self:
         """The prior of the pictures of one class, its network shared. RequestError for a label it does not have."""
         classes = self.card.classes
@@ -94,12 +99,17 @@ class NetworkPrior:
 
 def reflect_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """(B, C, H, W) grown to the next multiples by reflection, for any H and W ≥ 1, however small."""
-    for dim in (-2, -1):
+    height, width = (size + -size % multiple for size in x.shape[-2:])
+    return reflect_to(x, height, width)
+
+
+def reflect_to(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, H, W) grown by reflection on the right and at the bottom to this height and width, where it is smaller."""
+    for dim, wanted in ((-2, height), (-1, width)):
         size = x.shape[dim]
-        extra = -size % multiple
-        if extra:
+        if wanted > size:
             period = max(2 * size - 2, 1)
-            there = torch.arange(size + extra, device=x.device) % period
+            there = torch.arange(wanted, device=x.device) % period
             x = x.index_select(dim, torch.minimum(there, period - there))
     return x
 

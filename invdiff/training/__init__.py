@@ -1,6 +1,6 @@
 """Training a prior from a recipe."""
 
-from .loop import train
+from .loop import Stopped, train
 from .recipe import Recipe
 
-__all__ = ["Recipe", "train"]
+__all__ = ["Recipe", "Stopped", "train"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from invdiff.errors import RequestError
 from invdiff.priors.files import tensors_to_bytes, write_durably
@@ -46,6 +47,35 @@ def save(
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def joined(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Groups of tensors as one, each name beginning with its group's; `grouped` takes them apart."""
+    return {f"{group}.{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+
+
+def grouped(tensors: Mapping[str, Tensor], *groups: str) -> list[dict[str, Tensor]]:
+    """The tensors of each of these groups. KeyError for one of another group."""
+    found: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
+    for name, value in tensors.items():
+        group, _, rest = name.partition(".")
+        found[group][rest] = value
+    return [found[group] for group in groups]
+
+
+def of_optimiser(optimiser: Optimizer) -> dict[str, Tensor]:
+    """What an optimiser remembers of each weight, as tensors; `into_optimiser` gives it back."""
+    slots = optimiser.state_dict()["state"]
+    return {f"{index}.{slot}": value for index, of in slots.items() for slot, value in of.items()}
+
+
+def into_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """ValueError where it is of other weights."""
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, slot = name.partition(".")
+        slots.setdefault(int(index), {})[slot] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
 
 
 def newest(folder: Path) -> Path | None:

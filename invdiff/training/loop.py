@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import math
 import signal
@@ -20,33 +19,47 @@ from torch.optim.swa_utils import AveragedModel
 
 from invdiff import config
 from invdiff.errors import InvdiffError, RequestError
-from invdiff.images import atomic, write_image
-from invdiff.priors import EDM, Card, NetworkPrior, load_prior, save_prior
-from invdiff.priors.files import IN_A_FOLDER
-from invdiff.priors.nets.unet import UNet
-from invdiff.priors.network import choose_precision, resolve_device
-from invdiff.training import checkpoint
+from invdiff.images import atomic
+from invdiff.priors import Card, NetworkPrior, classifier, load_prior, save_prior
+from invdiff.priors.files import IN_A_FOLDER, NETWORKS
+from invdiff.priors.formats.native import CLASSIFIERS
+from invdiff.priors.network import choose_precision
+from invdiff.training import checkpoint, samples
 from invdiff.training.data import load_pictures, stream
-from invdiff.training.loss import draw_sigma, edm_loss
+from invdiff.training.distributed import Processes
+from invdiff.training.logs import Logs
+from invdiff.training.objective import Task
 from invdiff.training.progress import Reporter
-from invdiff.training.recipe import Recipe
+from invdiff.training.recipe import Optimiser, Recipe
 
 VALIDATION_SIGMAS = (15, 25, 50)
 """Of 255, as in the denoising literature."""
+
+CLASSIFIER_SIGMAS = (0, 25, 64, 128, 255)
+"""Of 255: where a classifier's accuracy is measured."""
 
 LOG_EVERY = 50
 """Steps that a row of log.csv is the mean of."""
 
 
+class Stopped(InvdiffError):
+    """A run was told to stop by a signal, and wrote a checkpoint to go on from."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 def train(
     recipe_path: str | Path, out: str | Path, *, resume: bool = False, overrides: Sequence[str] = ()
 ) -> Path:
-    """Train a prior as a recipe says; returns the file with its weights, OUT/prior.safetensors.
+    """Train a prior, or a classifier, as a recipe says; returns the file with its weights, OUT/prior.safetensors.
 
-    OUT also receives recipe.json (resolved), log.csv, validation.csv, denoised.png and checkpoints/. With
+    OUT also receives recipe.json (resolved), log.csv, validation.csv, denoised.png, samples.png and checkpoints/. With
     resume, a run goes on from its newest checkpoint with the draws it would have made; a stop (Ctrl-C,
-    SIGTERM) writes one. RequestError for a bad recipe, bad data, an unwritable OUT, an OUT that holds a run
-    where resume was not asked for, or none where it was. InvdiffError where the training diverges.
+    SIGTERM) writes one and raises Stopped. Several processes started by torchrun share the run; the first one writes.
+    RequestError for a bad recipe, bad data, an unwritable OUT, an OUT that holds a run where resume was not asked for,
+    or none where it was. InvdiffError where the training diverges.
     """
     recipe, out = config.load(Recipe, recipe_path, overrides), Path(out)
     folder = out / "checkpoints"
@@ -55,34 +68,38 @@ def train(
         raise RequestError(f"{out}: already holds a run; give --resume to go on with it, or another --out")
     if resume and not folder.exists():
         raise RequestError(f"{out}: no run to resume; start without --resume")
-    device = resolve_device(recipe.device)
-    _check_writable(out)
-    run = Run(recipe, out, device, Reporter(), checkpoint.load(newest) if newest else None)
+    processes = Processes(recipe.device)
+    check_writable(out)
+    report = Reporter(quiet=not processes.first)
+    run = Run(recipe, out, processes, report, checkpoint.load(newest) if newest else None)
     return run.to_the_end()
 
 
 class Run:
     """One training run: network, its moving average, optimiser, and how far it is."""
 
+    layout = torch.channels_last
+    """The memory format of the weights: that in which our networks' convolutions are fastest."""
+
     def __init__(
         self,
         recipe: Recipe,
         out: Path,
-        device: torch.device,
+        processes: Processes,
         report: Reporter,
         saved: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
     ) -> None:
-        self.recipe, self.out, self.device, self.report = recipe, out, device, report
-        self.precision = choose_precision(recipe.precision, device)
-        shape = {key: value for key, value in config.dump(recipe.network).items() if key != "kind"}
-        with torch.random.fork_rng(devices=[]):  # initial weights alone come from here, not from a `stream`
-            torch.default_generator.manual_seed(recipe.seed)
-            network = UNet(**shape)
-        self.precondition = EDM(sigma_data=recipe.noise.sigma_data)
+        self.recipe, self.out, self.report, self.processes = recipe, out, report, processes
+        processes.check(recipe.batch, recipe.accumulate)
+        self.device = processes.device
+        self.precision = choose_precision(recipe.precision, self.device)
+        self.logs = Logs(out, recipe.tensorboard and processes.first)
+        self.task = Task(recipe.objective, recipe.noise)
+        network = self._network()
         self.step, self.seconds, self.images_before = 0, 0.0, 0
         if recipe.start_from and not saved:
             self.images_before = self._start_from(network, recipe.start_from)
-        self.network = network.to(device).to(memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=self.layout)
         self.ema = AveragedModel(self.network, multi_avg_fn=_ema_with_warm_start(recipe.optimiser.ema))
         settings = recipe.optimiser
         self.optimiser = torch.optim.AdamW(
@@ -90,27 +107,33 @@ class Run:
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
+            fused=self.device.type == "cuda" or None,
         )
         if saved:
             self.restore(*saved)
-        self.forward: Callable[..., Tensor] = torch.compile(self.network) if recipe.compile else self.network
-        self.pictures = load_pictures(recipe.data, recipe.network.channels, report.line)
+        self.shared = processes.wrapped(self.network)
+        self.forward: Callable[..., Tensor] = torch.compile(self.shared) if recipe.compile else self.shared
+        self.pictures = load_pictures(
+            recipe.data, recipe.network.channels, report.line, classes=recipe.network.classes
+        )
         self._recent: list[tuple[float, float]] = []
         self._validated = -1
 
     def to_the_end(self) -> Path:
-        """Train to the last step, or to a signal to stop; the file with the weights."""
+        """Train to the last step; the file with the weights. Stopped, after saving, at a signal."""
         recipe, begun = self.recipe, self.step
-        self.out.mkdir(parents=True, exist_ok=True)
-        self._write_recipe()
-        for name in ("log.csv", "validation.csv"):
-            _drop_rows_after(self.out / name, begun)
+        if self.processes.first:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._write_recipe()
+            self.logs.begin(begun)
         saved = validated = time.monotonic()
-        with _stop_on_signal() as stop, self.report.progress(recipe.steps, begun, recipe.batch) as advance:
-            while self.step < recipe.steps and not stop:
+        with stop_on_signal() as stop, self.report.progress(recipe.steps, begun, recipe.batch) as advance:
+            while self.step < recipe.steps and not self.processes.any(bool(stop)):
                 began = time.monotonic()
                 loss, norm = self.one_step()
                 self.seconds += time.monotonic() - began
+                if not self.processes.first:
+                    continue
                 advance(self.step, loss)
                 self._log_step(loss, norm)
                 if time.monotonic() - validated > 60 * recipe.validate_minutes:
@@ -119,35 +142,39 @@ class Run:
                 if time.monotonic() - saved > 60 * recipe.checkpoint.minutes:
                     self.save()
                     saved = time.monotonic()
-            if self.step >= recipe.steps and self._validated < self.step > begun:
-                self.validate()
-            path = self.save()
+            if self.processes.first:
+                if self.step >= recipe.steps and self._validated < self.step > begun:
+                    self.validate()
+                self.save()
+                self.logs.end()
+            self.processes.finish()
         if self.step < recipe.steps:
-            self.report.line(
-                f"stopped at step {self.step} of {recipe.steps}; go on with --resume --out {self.out}"
+            raise Stopped(
+                f"stopped at step {self.step} of {recipe.steps}; go on with --resume --out {self.out}",
+                stop[0] if stop else signal.SIGTERM,
             )
-        return path
+        return self.path
 
     def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine to `final` of the peak."""
-        settings = self.recipe.optimiser
-        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.recipe.steps)))
-        warm = min(1.0, (self.step + 1) / max(1, settings.warmup))
-        return settings.learning_rate * warm * max(decay, settings.final)
+        """That of the next step."""
+        return learning_rate(self.recipe.optimiser, self.step, self.recipe.steps)
 
     def one_step(self) -> tuple[float, float]:
         """One optimiser step on the batch that (seed, step) fixes; the loss and the gradient's norm."""
-        recipe, seed = self.recipe, self.recipe.seed
-        x0 = self.pictures.batch(self.step, size=recipe.batch, crop=recipe.data.crop, seed=seed)
-        sigma = draw_sigma(recipe.noise, recipe.batch, stream(seed, self.step, 1))
-        epsilon = torch.randn(x0.shape, generator=stream(seed, self.step, 2))
-        x0, sigma, epsilon = (t.to(self.device) for t in (x0, sigma, epsilon))
+        recipe, parts = self.recipe, self.recipe.accumulate
+        sigma = self.task.draw_sigma(recipe.batch, stream(recipe.seed, self.step, 1))
+        shape = (recipe.batch, recipe.network.channels, recipe.data.crop, recipe.data.crop)
+        epsilon = torch.randn(shape, generator=stream(recipe.seed, self.step, 2))
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            loss = edm_loss(self.forward, self.precondition, x0, sigma, epsilon).mean()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        total = torch.zeros((), device=self.device)
+        for index in range(parts):
+            part = self.processes.part(recipe.batch, parts, index)
+            with self.processes.gathering(self.shared, index == parts - 1), self._own_randomness(index):
+                loss = self._loss(part, sigma[part], epsilon[part]) / parts
+                loss.backward()
+            total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.optimiser.clip)
         if not torch.isfinite(norm):
             raise InvdiffError(
@@ -157,35 +184,107 @@ class Run:
         self.optimiser.step()
         self.ema.update_parameters(self.network)
         self.step += 1
-        return float(loss.detach()), float(norm.detach())
+        return float(self.processes.mean(total)), float(norm.detach())
+
+    def _loss(self, part: slice, sigma: Tensor, epsilon: Tensor) -> Tensor:
+        """The mean loss of these pictures of the step's batch."""
+        recipe, seed = self.recipe, self.recipe.seed
+        which: dict[str, Any] = {"size": recipe.batch, "seed": seed, "part": part}
+        x0 = self.pictures.batch(self.step, crop=recipe.data.crop, **which)
+        x0, sigma, epsilon = (t.to(self.device) for t in (x0, sigma, epsilon))
+        labels = None
+        if recipe.network.classes:
+            labels = self.pictures.batch_labels(self.step, **which)
+            if recipe.task == "prior":
+                untold = torch.rand(recipe.batch, generator=stream(seed, self.step, 4))[part]
+                labels = labels.where(untold >= recipe.label_dropout, recipe.network.classes)
+            labels = labels.to(self.device)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            if recipe.task == "classifier":
+                losses = self.task.cross_entropy(self.forward, x0, sigma, epsilon, cast(Tensor, labels))
+            else:
+                losses = self.task.loss(self.forward, x0, sigma, epsilon, labels)
+        return losses.mean()
+
+    @contextmanager
+    def _own_randomness(self, index: int) -> Iterator[None]:
+        """Dropout draws by (seed, step, process, part) too, and leaves the global state as it was."""
+        if not self.recipe.network.dropout:
+            yield
+            return
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            where = self.processes.rank * self.recipe.accumulate + index
+            torch.manual_seed(stream(self.recipe.seed, self.step, 6).initial_seed() + (where << 56))
+            yield
 
     @torch.inference_mode()
     def validate(self) -> None:
-        """PSNR of the moving average's D on the held-out crops, and a picture of some of them."""
+        """What the moving average makes of the held-out crops, in numbers, and pictures of it and its samples."""
+        if self.recipe.task == "classifier":
+            self._validate_classifier()
+            return
+        recipe, prior = self.recipe, self.prior()
+        if recipe.samples:
+            size = recipe.data.crop
+            pictures = samples.sampled(
+                prior, recipe.samples, size, recipe.sample_steps, recipe.seed, self.device
+            )
+            self.logs.picture("samples.png", self.step, samples.sheet(pictures))
         clean = self.pictures.validation
         if not len(clean):
             return
-        prior = self.prior()
         scores: dict[str, str] = {}
         rows = [clean[:6]]
         for level in VALIDATION_SIGMAS:
-            noise = torch.randn(clean.shape, generator=stream(self.recipe.seed, 0, 3))
+            noise = torch.randn(clean.shape, generator=stream(recipe.seed, 0, 3))
             noisy = clean + level / 255 * noise
-            parts = [prior(part.to(self.device), level / 255).cpu() for part in noisy.split(8)]
-            denoised = torch.cat(parts).clamp(0, 1)
+            denoised = self._denoised(prior, noisy, level / 255).clamp(0, 1)
             errors = (denoised - clean).square().mean(dim=(1, 2, 3))
             scores[f"psnr{level}"] = f"{-10 * errors.log10().mean():.3f}"
             rows += [noisy[:6], denoised[:6]]
-        self._validated = self.step
-        self.log("validation.csv", **scores)
-        self.report.line(f"step {self.step}: " + ", ".join(f"{k} {v} dB" for k, v in scores.items()))
+        self._tell("validation.csv", scores, " dB")
         sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-        write_image(self.out / "denoised.png", sheet.permute(1, 2, 0).numpy())
+        self.logs.picture("denoised.png", self.step, sheet)
+
+    def _denoised(self, prior: NetworkPrior, noisy: Tensor, sigma: float) -> Tensor:
+        """D of held-out pictures, told their labels where there are any."""
+        labels = self.pictures.validation_labels
+        groups: list[tuple[int | None, Tensor]] = [(None, torch.arange(len(noisy)))]
+        if labels is not None:
+            groups = [(int(label), (labels == label).nonzero()[:, 0]) for label in labels.unique()]
+        out = torch.empty_like(noisy)
+        for label, rows in groups:
+            for some in rows.split(8):
+                out[some] = prior.given(label)(noisy[some].to(self.device), sigma).cpu()
+        return out
+
+    def _validate_classifier(self) -> None:
+        """The share of the held-out crops whose class is found, at some noise levels."""
+        clean, labels = self.pictures.validation, self.pictures.validation_labels
+        if not len(clean) or labels is None:
+            return
+        network = copy.deepcopy(self.ema.module).eval()
+        scores: dict[str, str] = {}
+        for level in CLASSIFIER_SIGMAS:
+            noise = torch.randn(clean.shape, generator=stream(self.recipe.seed, 0, 3))
+            right = 0
+            for x0, epsilon, truth in zip(clean.split(64), noise.split(64), labels.split(64), strict=True):
+                sigma = torch.full((len(x0),), max(level / 255, self.task.range[0]))
+                given = (t.to(self.device) for t in (x0, sigma, epsilon))
+                right += int((self.task.logits(network, *given).argmax(dim=1).cpu() == truth).sum())
+            scores[f"accuracy{level}"] = f"{right / len(clean):.4f}"
+        self._tell("validation.csv", scores, "")
+
+    def _tell(self, name: str, scores: dict[str, str], unit: str) -> None:
+        self._validated = self.step
+        self.log(name, **scores)
+        self.report.line(f"step {self.step}: " + ", ".join(f"{k} {v}{unit}" for k, v in scores.items()))
 
     def prior(self) -> NetworkPrior:
         """The moving average as a prior, on a copy of the weights."""
         return NetworkPrior(
-            copy.deepcopy(self.ema.module), self.precondition, self.card(), precision=self.precision
+            copy.deepcopy(self.ema.module), self.task.precondition, self.card(), precision=self.precision
         )
 
     @property
@@ -194,13 +293,15 @@ class Run:
         return self.images_before + self.step * self.recipe.batch
 
     def card(self) -> Card:
-        recipe, noise = self.recipe, self.recipe.noise
+        recipe, (sigma_min, sigma_max) = self.recipe, self.task.range
         return Card(
             name=recipe.name,
             channels=recipe.network.channels,
-            sigma_min=noise.sigma_min / 2,
-            sigma_max=noise.sigma_max / 2,
-            data_std=noise.sigma_data / 2,
+            size=recipe.data.crop if recipe.network.kind == "dit" else None,
+            classes=recipe.network.classes,
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+            data_std=recipe.noise.sigma_data / 2,
             licence=recipe.licence,
             training_data=recipe.training_data,
             images_seen=self.images,
@@ -209,30 +310,28 @@ class Run:
 
     def save(self) -> Path:
         """A checkpoint, and the moving average as a prior's file."""
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        for index, slots in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{k}": v for k, v in slots.items()}
+        tensors = checkpoint.joined(
+            network=self.network.state_dict(),
+            ema=self.ema.state_dict(),
+            optimiser=checkpoint.of_optimiser(self.optimiser),
+        )
         state = {"seconds": self.seconds, "images_before": self.images_before, "images": self.images}
         checkpoint.save(self.out / "checkpoints", self.step, tensors, state, self.recipe.checkpoint.part_mib)
-        path = self.out / IN_A_FOLDER
-        save_prior(path, cast(UNet, self.ema.module), self.precondition, self.card())
-        return path
+        save_prior(self.path, self.ema.module, self.task.precondition, self.card())
+        return self.path
+
+    @property
+    def path(self) -> Path:
+        """The file with the weights."""
+        return self.out / (IN_A_FOLDER if self.recipe.task == "prior" else classifier.IN_A_FOLDER)
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint. RequestError where it is of another network."""
-        groups: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimiser": {}}
         try:
-            for name, value in tensors.items():
-                group, _, rest = name.partition(".")
-                groups[group][rest] = value
-            self.network.load_state_dict(groups["network"])
-            self.ema.load_state_dict(groups["ema"])
-            slots: dict[int, dict[str, Tensor]] = {}
-            for name, value in groups["optimiser"].items():
-                index, _, slot = name.partition(".")
-                slots.setdefault(int(index), {})[slot] = value
-            self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
+            network, ema, optimiser = checkpoint.grouped(tensors, "network", "ema", "optimiser")
+            self.network.load_state_dict(network)
+            self.ema.load_state_dict(ema)
+            checkpoint.into_optimiser(self.optimiser, optimiser)
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
             seen = int(state.get("images", state["images_before"] + self.step * self.recipe.batch))
         except (KeyError, RuntimeError, TypeError, ValueError):
@@ -243,14 +342,7 @@ class Run:
 
     def log(self, name: str, **values: str) -> None:
         """A row of a CSV file in OUT."""
-        path = self.out / name
-        row = {"step": self.step, "images": self.images, "seconds": f"{self.seconds:.1f}", **values}
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        self.logs.row(name, self.step, images=str(self.images), seconds=f"{self.seconds:.1f}", **values)
 
     def _log_step(self, loss: float, norm: float) -> None:
         self._recent.append((loss, norm))
@@ -261,13 +353,23 @@ class Run:
         rate = f"{self.learning_rate():.3e}"
         self.log("log.csv", loss=f"{loss:.5f}", gradient=f"{norm:.4f}", learning_rate=rate)
 
-    def _start_from(self, network: UNet, source: str) -> int:
+    def _network(self) -> nn.Module:
+        """The recipe's network, new. RequestError for a shape that cannot be."""
+        recipe = self.recipe
+        with torch.random.fork_rng(devices=[]):  # initial weights alone come from here, not from a `stream`
+            torch.default_generator.manual_seed(recipe.seed)
+            try:
+                return {**NETWORKS, **CLASSIFIERS}[recipe.network.kind](
+                    **recipe.network.arguments(recipe.data.crop)
+                )
+            except ValueError as error:
+                raise RequestError(f"network: {error}") from None
+
+    def _start_from(self, network: nn.Module, source: str) -> int:
         """Copy a prior's weights; how many images they have seen. RequestError where they do not fit."""
-        start = cast(NetworkPrior, load_prior(source, precision="float32"))
-        if start.precondition != self.precondition:
-            raise RequestError(
-                f"start_from: expected a prior with {self.precondition}, {source} has {start.precondition}"
-            )
+        start, ours = cast(NetworkPrior, load_prior(source, precision="float32")), self.task.precondition
+        if start.precondition != ours:
+            raise RequestError(f"start_from: expected a prior with {ours}, {source} has {start.precondition}")
         try:
             network.load_state_dict(start.network.state_dict())
         except RuntimeError:
@@ -281,11 +383,18 @@ class Run:
         path, ours = self.out / "recipe.json", json.loads(json.dumps(config.dump(self.recipe)))
         if self.step and path.is_file():
             before, now = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(ours)
-            changed = [f"{k} {before.get(k)} → {now[k]}" for k in now if now[k] != before.get(k)]
+            changed = [f"{k} {before.get(k)} → {now[k]}" for k in now if now[k] != before.get(k, now[k])]
             if changed:
                 self.report.line(f"resumed with another recipe: {', '.join(changed)}")
         with atomic(path) as part:
             part.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+
+
+def learning_rate(settings: Optimiser, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to `final` of the peak."""
+    decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    warm = min(1.0, (step + 1) / max(1, settings.warmup))
+    return settings.learning_rate * warm * max(decay, settings.final)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -295,17 +404,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
-    """Take out what a run logged after the checkpoint it now goes on from: those steps are done again."""
-    if not path.exists():
-        return
-    header, *rows = path.read_text(encoding="utf-8").splitlines()
-    kept = [row for row in rows if int(row.partition(",")[0] or 0) <= step]
-    with atomic(path) as part:
-        part.write_text("\n".join([header, *kept, ""]), encoding="utf-8")
-
-
-def _check_writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
     """RequestError unless files can be made in OUT, or in the nearest folder above that is there."""
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     try:
@@ -327,7 +426,7 @@ def _ema_with_warm_start(decay: float) -> Any:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
+def stop_on_signal() -> Iterator[list[int]]:
     """A list that becomes true at the first Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once."""
     stop: list[int] = []
 

@@ -11,12 +11,12 @@ EVERY = 30.0
 
 
 class Reporter:
-    """Lines and a progress bar on standard error."""
+    """Lines and a progress bar on standard error; quiet: nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         from rich.console import Console
 
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
 
     def line(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)

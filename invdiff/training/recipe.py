@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -19,12 +19,18 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 @dataclass(frozen=True, kw_only=True)
 class Data:
     train: list[str] = field(default_factory=list)
-    """Folders, zip files or single images, relative to `root`."""
+    """Folders, zip files, .npz files ({train,test}_{images,labels}) or single images, relative to `root`."""
     root: str | None = None
     """Where `train` is looked for; else the environment's INVDIFF_DATA, else the working directory."""
     crop: Count = 64
     skip_small: bool = False
     """Leave images smaller than the crop out, instead of refusing them."""
+    flip: bool = True
+    """Mirror half of the crops; not for digits and letters."""
+    square: Count | None = None
+    """The middle square of every image, resized to this side (bicubic, antialiased)."""
+    pad: WholeNumber = 0
+    """This many black pixels are put around every image, e.g. 2 to make 32×32 of 28×28."""
     validation: WholeNumber = 24
     """This many images, spread evenly over the last source, are held out."""
     validation_crop: Count = 128
@@ -35,30 +41,111 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    kind: Literal["unet"] = "unet"
+    """The arguments of `nets.UNet`, `nets.DiT` or `nets.Classifier`; what is of another kind stays as it is here."""
+
+    kind: Literal["unet", "dit", "classifier"] = "unet"
     channels: Literal[1, 3] = 3
+    classes: WholeNumber = 0
+    """Labels that the network is told (or, a classifier, tells); 0: none."""
+    dropout: Decay = 0.0
+    variance: bool = False
+    """A second output: the variance of DDPM's step, learned by the hybrid loss (objective.kind ddpm)."""
     widths: Annotated[list[Count], Field(min_length=1)] = field(default_factory=lambda: [96, 128, 192])
     blocks: Annotated[list[Count], Field(min_length=1)] = field(default_factory=lambda: [2, 2, 2])
     fold: Count = 2
     embedding: Count = 128
+    attention: list[WholeNumber] = field(default_factory=list)
+    """Levels with attention, 0 the finest."""
+    size: Count | None = None
+    """A DiT's height and width; left out, those of the crop."""
+    patch: Count = 4
+    width: Count = 256
+    depth: Count = 6
+    heads: Count = 4
 
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.blocks):
             raise ValueError(
                 f"widths: expected one for each of blocks, got {len(self.widths)} and {len(self.blocks)}"
             )
+        for item in fields(self):
+            if item.name in _SHAPE[self.kind] or item.name == "kind":
+                continue
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            if getattr(self, item.name) != default:
+                raise ValueError(
+                    f"{item.name}: network.kind {self.kind} has no such thing; expected some of "
+                    f"{', '.join(_SHAPE[self.kind])}"
+                )
+        if self.kind == "classifier" and not self.classes:
+            raise ValueError("classes: expected how many classes the classifier tells apart, got 0")
 
     @property
     def multiple(self) -> int:
         """Sizes the network takes without padding are multiples of this."""
-        return self.fold * 2 ** (len(self.widths) - 1)
+        return self.patch if self.kind == "dit" else self.fold * 2 ** (len(self.widths) - 1)
+
+    def arguments(self, crop: int) -> dict[str, Any]:
+        """What the network's class is called with, to train on crops of this size."""
+        named = {name: getattr(self, name) for name in _SHAPE[self.kind]}
+        return {**named, "size": self.size or crop} if self.kind == "dit" else named
+
+
+_UNET = ("channels", "widths", "blocks", "fold", "embedding")
+_SHAPE = {
+    "unet": (*_UNET, "attention", "dropout", "classes", "variance"),
+    "dit": ("channels", "patch", "width", "depth", "heads", "classes", "variance", "dropout", "size"),
+    "classifier": (*_UNET, "attention", "dropout", "classes"),
+}
+"""The arguments of each kind of network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What the network is taught to predict, at which noise levels, and how errors count (docs/training.md)."""
+
+    kind: Literal["edm", "ddpm", "vp", "ve", "flow"] = "edm"
+    prediction: Literal["epsilon", "x0", "v", "velocity", "score"] | None = None
+    """None: the kind's own, ε for ddpm, vp and ve, the velocity for flow, and F for edm, which knows no other."""
+    weighting: Literal["unit", "edm", "snr", "min_snr", "truncated_snr", "p2", "sigmoid"] | None = None
+    """λ(σ) on |D − x₀|². None: as published: unit, |F − target|², and snr, σ²·|s − target|², of a score."""
+    gamma: Positive = 5.0
+    """Of min_snr."""
+    bias: Finite = 2.0
+    """Of sigmoid."""
+    time: Literal["uniform", "log_normal", "logit_normal"] | None = None
+    """How t is drawn in (0, 1), or ln σ (log_normal, by `noise`). None: log_normal for edm, else uniform."""
+    mean: Finite = 0.0
+    std: Positive = 1.0
+    """Of logit_normal: ln t/(1−t) ~ N(mean, std²)."""
+    schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    """Of ddpm."""
+    steps: Annotated[int, Field(ge=2)] = 1000
+    """Of ddpm."""
+    beta_start: Positive = 1e-4
+    beta_end: Positive = 0.02
+    """Of ddpm; vp's β_min and β_max are 1000 times these."""
+    clock: Positive = 4.0
+    """The network is told a time in [0, clock]; that of edm and ve is (ln σ)/4."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "edm" and self.prediction is not None:
+            raise ValueError(f"prediction: edm has one of its own, F; leave it out, got {self.prediction}")
+        if self.kind == "ddpm" and self.time == "log_normal":
+            raise ValueError(
+                "time: ddpm has discrete steps; expected uniform or logit_normal, got log_normal"
+            )
+        if not self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"beta_start, beta_end: expected beta_start ≤ beta_end < 1, got {self.beta_start} and {self.beta_end}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
     """ln σ ~ N(mean, std²) in the network's range, [-1, 1] (twice image units), as in EDM; a share `uniform`
     of the draws has ln σ uniform over [ln sigma_min, ln sigma_max] instead, so that no level is left
-    unseen."""
+    unseen. The range is that of edm, ve and flow; ddpm and vp have their own."""
 
     mean: Finite = -1.4
     std: NotNegative = 1.4
@@ -102,13 +189,21 @@ class Recipe:
 
     name: str
     data: Data
+    task: Literal["prior", "classifier"] = "prior"
+    """A denoiser, or a classifier of noisy pictures for classifier guidance."""
     network: Network = Network()
+    objective: Objective = Objective()
     noise: Noise = Noise()
     optimiser: Optimiser = Optimiser()
     checkpoint: Checkpoint = Checkpoint()
     images: Count = 1_000_000
     """Crops to train on in all: the length of the run and of its cosine."""
     batch: Count = 16
+    """Crops of one step, over all processes."""
+    accumulate: Count = 1
+    """Parts that a batch goes through the network in, where memory is short."""
+    label_dropout: Share = 0.1
+    """Of the pictures, this share goes without its label, for classifier-free guidance."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     start_from: str | None = None
     """A prior (name or file) whose weights to begin with, with a fresh optimiser."""
@@ -116,6 +211,11 @@ class Recipe:
     compile: bool = False
     device: str = "auto"
     validate_minutes: NotNegative = 5.0
+    samples: WholeNumber = 16
+    """Pictures sampled at every validation, into samples.png; of each class alike where there are classes."""
+    sample_steps: Count = 20
+    tensorboard: bool = False
+    """Losses, scores and pictures for TensorBoard too, in OUT/tensorboard."""
     licence: str = "unknown"
     training_data: str = "unknown"
     summary: str = ""
@@ -125,6 +225,19 @@ class Recipe:
             raise ValueError("name: expected a name for the prior, got nothing")
         if self.images < self.batch:
             raise ValueError(f"images: expected at least one batch, {self.batch}, got {self.images}")
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate: expected a divisor of batch, {self.batch}, got {self.accumulate}")
+        if (self.task == "classifier") != (self.network.kind == "classifier"):
+            raise ValueError(
+                f"task: {self.task} cannot be done by network.kind {self.network.kind}; a classifier has "
+                "task: classifier and network: {kind: classifier}"
+            )
+        if self.network.variance and self.objective.kind != "ddpm":
+            raise ValueError(
+                f"network.variance: learned by objective.kind ddpm alone, got {self.objective.kind}"
+            )
+        if self.network.size not in (None, self.data.crop):
+            raise ValueError(f"network.size: expected data.crop, {self.data.crop}, got {self.network.size}")
         if self.data.crop % self.network.multiple:
             raise ValueError(
                 f"data.crop: expected a multiple of {self.network.multiple}, which this network needs, "

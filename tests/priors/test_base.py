@@ -29,7 +29,7 @@ class LikeDeepinv(nn.Module):
 def test_a_plain_function_is_a_prior_named_after_it() -> None:
     prior = load_prior(halve)
     assert isinstance(prior, Prior)
-    assert prior.card == Card(name="halve")
+    assert prior.card == Card(name="halve", format="a function D(x, sigma)")
     assert torch.equal(prior(torch.ones(1, 3, 2, 2), 0.1), torch.full((1, 3, 2, 2), 0.5))
 
 

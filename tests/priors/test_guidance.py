@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import invdiff
 from invdiff import operators
-from invdiff.errors import InvdiffError
+from invdiff.errors import InvdiffError, RequestError
 from invdiff.likelihood import Measurement
 from invdiff.methods import MMPS, PiGDM, Problem, sample
-from invdiff.priors import Card, FunctionPrior, GaussianPrior, Prior
+from invdiff.priors import VE, Card, FunctionPrior, GaussianPrior, NetworkPrior, Prior
 from invdiff.priors.base import per_image
-from invdiff.priors.guidance import ClassifierFree, ClassifierGuided
+from invdiff.priors.guidance import ClassifierFree, ClassifierGuided, with_label
 
 SHAPE = (1, 4, 4)
 SIGMA_Y = 0.05
@@ -318,3 +318,45 @@ def test_what_is_no_prior_is_refused_with_what_to_do() -> None:
     for pair, name in (((function, mixture()), "conditional"), ((mixture(), function), "unconditional")):
         with pytest.raises(ValueError, match=f"^{name}: expected a prior"):
             ClassifierFree(*pair)  # type: ignore[arg-type]
+
+
+class Labelled(nn.Module):
+    """F(z, c_noise, labels) = label/10, the label 3 being none."""
+
+    def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+        return (labels.to(z.dtype) / 10).view(-1, 1, 1, 1).expand_as(z)
+
+
+def labelled() -> NetworkPrior:
+    return NetworkPrior(Labelled(), VE(prediction="x0", black=0.0), Card(name="three", classes=3))
+
+
+def test_a_label_gives_the_prior_of_a_class_and_guidance_goes_beyond_it() -> None:
+    x = torch.rand(2, 1, 4, 4)
+    prior = labelled()
+    assert with_label(prior, None) is prior
+    for label, guidance, expected in ((None, 1.0, 0.3), (2, 1.0, 0.2), (1, 2.0, -0.1), (0, 0.0, 0.3)):
+        found = with_label(prior, label, guidance)(x, 0.5)
+        torch.testing.assert_close(found, torch.full_like(x, expected))
+
+
+@pytest.mark.parametrize(
+    ("label", "guidance", "said"),
+    [
+        (3, 1.0, "label 3: prior three knows labels 0 to 2"),
+        (-1, 1.0, "labels 0 to 2"),
+        (None, 2.0, "guidance 2: needs a label"),
+        (1, float("inf"), "guidance: expected a finite number"),
+        (True, 1.0, "label: expected a whole number"),
+    ],
+)
+def test_a_label_the_prior_does_not_have_is_refused(label: int | None, guidance: float, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        with_label(labelled(), label, guidance)
+
+
+def test_a_label_for_what_knows_none_is_refused() -> None:
+    with pytest.raises(RequestError, match="knows no labels"):
+        with_label(classes()[0], 0)
+    with pytest.raises(RequestError, match="no network that is told labels"):
+        with_label(mixture(Card(name="two", classes=2)), 0)

@@ -48,6 +48,8 @@ def recipe(tmp_path: Path, folder: Path) -> Callable[..., Path]:
             "network": {"widths": [8, 16], "blocks": [1, 1], "embedding": 16},
             "optimiser": {"learning_rate": 0.003, "warmup": 5, "ema": 0.9},
             "batch": 4,
+            "samples": 4,
+            "sample_steps": 2,
             "images": 80,
             "precision": "float32",
             "device": "cpu",

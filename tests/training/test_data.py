@@ -244,3 +244,111 @@ def test_crops_come_from_everywhere_in_every_picture_flipped_half_of_the_time() 
 def test_streams_of_another_step_seed_or_purpose_differ() -> None:
     draws = {torch.rand(1, generator=stream(*key)).item() for key in np.ndindex(3, 20, 4)}
     assert len(draws) == 3 * 20 * 4
+
+
+def digits(path: Path, **changes: np.ndarray) -> Path:
+    """Six small pictures to train on and four to test with, each of one grey that says which it is."""
+    arrays = {
+        "train_images": np.full((6, 12, 12), 1, np.uint8) * np.arange(10, 16, dtype=np.uint8)[:, None, None],
+        "train_labels": np.array([3, 1, 2, 0, 1, 3]),
+        "test_images": np.full((4, 12, 12), 1, np.uint8) * np.arange(20, 24, dtype=np.uint8)[:, None, None],
+        "test_labels": np.array([0, 1, 2, 3]),
+    }
+    np.savez(path, **{key: value for key, value in {**arrays, **changes}.items() if value.size})
+    return path
+
+
+def labelled(*train: Path, classes: int, **options: Any) -> Pictures:
+    settings = {"crop": 16, "validation": 0, "validation_crop": 16, **options}
+    return load_pictures(Data(train=[str(path) for path in train], **settings), 1, classes=classes)
+
+
+def test_arrays_are_read_with_their_labels_and_padded_with_black(tmp_path: Path) -> None:
+    got = labelled(digits(tmp_path / "digits.npz"), classes=4, pad=2, validation=2)
+    assert [image.shape for image in got.train] == [(1, 16, 16)] * 6
+    assert [int(image[0, 8, 8]) for image in got.train] == list(range(10, 16))
+    assert all(int(image.sum()) == 12 * 12 * int(image[0, 8, 8]) for image in got.train)
+    assert got.labels is not None
+    assert got.labels.tolist() == [3, 1, 2, 0, 1, 3]
+    assert (got.validation[:, 0, 8, 8] * 255).round().tolist() == [21, 23]  # set apart by the file itself
+    assert got.validation_labels is not None
+    assert got.validation_labels.tolist() == [1, 3]
+
+
+def test_a_batchs_labels_are_those_of_its_pictures_and_its_parts_make_the_whole(tmp_path: Path) -> None:
+    pictures = labelled(digits(tmp_path / "digits.npz"), classes=4, pad=2)
+    batch = pictures.batch(3, size=24, crop=16, seed=1)
+    labels = pictures.batch_labels(3, size=24, seed=1)
+    truth = dict(zip(range(10, 16), [3, 1, 2, 0, 1, 3], strict=True))
+    assert labels.tolist() == [truth[int(grey)] for grey in (255 * batch[:, 0, 8, 8]).round()]
+    parts = [slice(0, 8), slice(8, 16), slice(16, 24)]
+    assert torch.equal(torch.cat([pictures.batch(3, size=24, crop=16, seed=1, part=p) for p in parts]), batch)
+    assert torch.equal(torch.cat([pictures.batch_labels(3, size=24, seed=1, part=p) for p in parts]), labels)
+    with pytest.raises(ValueError, match="expected pictures with labels"):
+        labelled(tmp_path / "digits.npz", classes=0, pad=2).batch_labels(0, size=1, seed=0)
+
+
+def test_a_folder_for_each_class_gives_the_labels(tmp_path: Path, picture: Make) -> None:
+    for seed, name in enumerate(["dog", "cat", "dog", "ant"]):
+        (tmp_path / name).mkdir(exist_ok=True)
+        picture(seed).save(tmp_path / name / f"{seed}.png")
+    got = labelled(tmp_path, classes=3)  # by name of file: ant/3, cat/1, dog/0, dog/2
+    assert got.labels is not None
+    assert got.labels.tolist() == [0, 1, 2, 2]
+    archive = tmp_path / "all.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        for file in sorted(tmp_path.rglob("*.png")):
+            out.write(file, str(file.relative_to(tmp_path)))
+    zipped_labels = labelled(archive, classes=3).labels
+    assert zipped_labels is not None
+    assert zipped_labels.tolist() == [0, 1, 2, 2]
+    with pytest.raises(RequestError, match=r"network\.classes: expected 3, as the data have \(ant, cat, dog"):
+        labelled(tmp_path / "ant", tmp_path / "cat", tmp_path / "dog", classes=4)
+
+
+def test_folders_named_by_numbers_are_those_labels(tmp_path: Path, picture: Make) -> None:
+    for name in ("10", "2"):
+        (tmp_path / name).mkdir()
+        picture(int(name)).save(tmp_path / name / "a.png")
+    got = labelled(tmp_path, classes=12).labels
+    assert got is not None
+    assert got.tolist() == [10, 2]
+
+
+def test_pictures_are_not_mirrored_where_flip_is_off() -> None:
+    image = torch.arange(8).expand(1, 8, 8).byte()
+    for flip in (True, False):
+        batch = Pictures([image], torch.zeros(0, 1, 8, 8), flip=flip).batch(0, size=200, crop=8, seed=0)
+        assert bool((batch[:, 0, 0, 0] > batch[:, 0, 0, 1]).any()) is flip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_images": np.zeros(0)}, "expected arrays train_images, .*; got train_labels, test_images"),
+        ({"train_images": np.zeros((6, 12, 12))}, r"got train_images \(6, 12, 12\) float64"),
+        ({"train_images": np.zeros((6, 12), np.uint8)}, r"got train_images \(6, 12\) uint8"),
+        ({"train_labels": np.arange(5)}, r"got train_labels \(5,\) int64"),
+        ({"train_labels": np.ones(6)}, r"got train_labels \(6,\) float64"),
+        ({"train_labels": np.zeros(0)}, r"train_images\[0\]: without a label; network\.classes needs"),
+        ({"train_labels": np.array([0, 1, 2, 3, 4, 4])}, r"network\.classes: expected 5, as the data have"),
+        ({"train_images": np.array([None] * 6)}, "cannot be read"),
+    ],
+)
+def test_arrays_that_cannot_serve_are_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    file = digits(tmp_path / "digits.npz", **changes)
+    with pytest.raises(RequestError, match=said) as caught:
+        labelled(file, classes=4, pad=2)
+    assert str(caught.value).startswith((str(file), "network.classes"))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_middle_square_is_taken_and_resized(tmp_path: Path) -> None:
+    array = np.zeros((40, 24, 3), np.uint8)
+    array[8:32] = 200  # the middle square
+    Image.fromarray(array).save(tmp_path / "tall.png")
+    data = Data(train=["tall.png"], root=str(tmp_path), square=12, pad=1, crop=14, validation=0)
+    (picture,) = load_pictures(data, 3).train
+    assert picture.shape == (3, 14, 14)
+    assert (picture[:, 1:13, 1:13] == 200).all()
+    assert picture.sum() == 200 * 3 * 144

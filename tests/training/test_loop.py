@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,10 @@ from invdiff.errors import InvdiffError, RequestError
 from invdiff.priors import EDM, Card, NetworkPrior, save_prior
 from invdiff.priors.files import write_durably
 from invdiff.priors.nets.unet import UNet
-from invdiff.training import Recipe, checkpoint, loop, train
+from invdiff.training import Recipe, Stopped, checkpoint, loop, train
+from invdiff.training.distributed import Processes
 from invdiff.training.loop import Run
-from invdiff.training.loss import edm_loss
+from invdiff.training.objective import Task
 from invdiff.training.progress import Reporter
 
 Write = Callable[..., Path]
@@ -50,7 +52,7 @@ def rows(out: Path, name: str) -> list[dict[str, str]]:
 
 
 def start(recipe: Path, out: Path) -> Run:
-    return Run(config.load(Recipe, recipe), out, torch.device("cpu"), Reporter())
+    return Run(config.load(Recipe, recipe), out, Processes("cpu"), Reporter())
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGINT) -> None:
@@ -120,7 +122,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         stop_at(10, patch, number)
-        train(path, tmp_path / "stopped")
+        with pytest.raises(Stopped, match=r"stopped at step 10 of 20; go on with --resume") as caught:
+            train(path, tmp_path / "stopped")
+    assert caught.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
     assert state(tmp_path / "stopped")[1] == 10
     assert load(tmp_path / "stopped").card.images_seen == 40
@@ -132,8 +136,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert {name.partition(".")[0] for name in straight} == {"network", "ema", "optimiser"}
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
-    picture = "denoised.png"
-    assert (tmp_path / "straight" / picture).read_bytes() == (tmp_path / "stopped" / picture).read_bytes()
+    for picture in ("denoised.png", "samples.png"):
+        assert (tmp_path / "straight" / picture).read_bytes() == (tmp_path / "stopped" / picture).read_bytes()
     assert (
         rows(tmp_path / "straight", "validation.csv")[0]["psnr25"]
         == rows(tmp_path / "stopped", "validation.csv")[0]["psnr25"]
@@ -157,8 +161,8 @@ def test_training_leaves_the_global_random_state_alone(recipe: Write, tmp_path: 
 def test_ctrl_c_stops_a_process_cleanly_with_a_checkpoint(recipe: Write, tmp_path: Path) -> None:
     out = tmp_path / "run"
     code = (
-        "import sys, torch; from pathlib import Path; torch.set_num_threads(1); "
-        "from invdiff.training import train; train(Path(sys.argv[1]), Path(sys.argv[2]))"
+        "import sys, torch; torch.set_num_threads(1); from invdiff.cli.main import run; "
+        "sys.exit(run(['train', sys.argv[1], '--out', sys.argv[2]]))"
     )
     command = [sys.executable, "-c", code, str(recipe(images=4_000_000)), str(out)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -167,7 +171,7 @@ def test_ctrl_c_stops_a_process_cleanly_with_a_checkpoint(recipe: Write, tmp_pat
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
-    assert process.returncode == 0, said
+    assert process.returncode == 130, said
     assert "Traceback" not in said
     tensors, step = state(out)
     assert f"stopped at step {step} of 1000000; go on with --resume --out {out}" in said
@@ -183,7 +187,8 @@ def test_rows_logged_after_the_checkpoint_are_not_there_twice(
     monkeypatch.setattr(loop, "LOG_EVERY", 4)
     with monkeypatch.context() as patch:
         stop_at(9, patch)
-        train(path, out)
+        with pytest.raises(Stopped):
+            train(path, out)
     with (out / "log.csv").open("a") as file:  # killed later, at step 13, before it had saved
         file.write("12,48,9.9,0.1,0.1,1e-3\n13,5")
     train(path, out, resume=True)
@@ -195,7 +200,7 @@ def test_rows_logged_after_the_checkpoint_are_not_there_twice(
 def test_a_finished_run_is_left_as_it_is_by_resuming(recipe: Write, tmp_path: Path) -> None:
     out, path = tmp_path / "run", recipe()
     train(path, out)
-    names = ("log.csv", "validation.csv", "denoised.png")
+    names = ("log.csv", "validation.csv", "denoised.png", "samples.png")
     before, prior = [(out / name).read_bytes() for name in names], load(out)
     train(path, out, resume=True)
     assert [(out / name).read_bytes() for name in names] == before
@@ -322,7 +327,7 @@ def test_training_can_start_from_a_priors_weights_with_a_fresh_optimiser(
 def test_weights_that_do_not_fit_the_recipe_are_refused(recipe: Write, tmp_path: Path, shipped: Path) -> None:
     with pytest.raises(RequestError, match="a network of another shape than the recipe's"):
         train(recipe(start_from=str(shipped), network={"widths": [8, 24]}), tmp_path / "run")
-    with pytest.raises(RequestError, match=r"start_from: expected a prior with EDM\(sigma_data=0\.4\)"):
+    with pytest.raises(RequestError, match=r"start_from: expected a prior with EDM\(.*sigma_data=0\.4\), "):
         train(recipe(start_from=str(shipped), noise={"sigma_data": 0.4}), tmp_path / "run")
 
 
@@ -331,14 +336,14 @@ def test_a_run_that_diverges_says_so_and_keeps_its_last_checkpoint(
 ) -> None:
     calls = 0
 
-    def explodes(*arguments: object) -> Tensor:
+    def explodes(*arguments: Any) -> Tensor:
         nonlocal calls
         calls += 1
-        loss = truly(*arguments)  # type: ignore[arg-type]
+        loss = truly(*arguments)
         return loss * float("nan") if calls == 5 else loss
 
-    truly = edm_loss
-    monkeypatch.setattr(loop, "edm_loss", explodes)
+    truly = Task.loss
+    monkeypatch.setattr(Task, "loss", explodes)
     with pytest.raises(InvdiffError, match="gradient is not finite at step 4; lower optimiser"):
         train(recipe(checkpoint={"minutes": 0}), tmp_path / "run")
     assert state(tmp_path / "run")[1] == 4

@@ -38,7 +38,7 @@ def test_a_recipe_is_rebuilt_from_what_a_run_saves_of_it(recipe: Callable[..., P
         ("network.blocks=[0, 1]", "network.blocks.0: expected greater than or equal to 1, got 0"),
         ("network.fold=0", "network.fold: expected"),
         ("network.channels=2", "network.channels: expected 1 or 3, got 2"),
-        ("network.kind=unt", "network.kind: expected 'unet', got 'unt'"),
+        ("network.kind=unt", "network.kind: expected 'unet', 'dit' or 'classifier', got 'unt'"),
         ("noise.sigma_min=90", "noise.sigma_min: expected less than sigma_max 80.0, got 90.0"),
         ("noise.uniform=1.5", "noise.uniform: expected less than or equal to 1, got 1.5"),
         ("noise.std=-1", "noise.std: expected"),
@@ -56,6 +56,24 @@ def test_a_recipe_is_rebuilt_from_what_a_run_saves_of_it(recipe: Callable[..., P
         ("seed=-1", "seed: expected greater than or equal to 0, got -1"),
         ("precision=float8", "precision: expected 'auto', 'float32' or 'bfloat16', got 'float8'"),
         ("name=''", "name: expected a name for the prior"),
+        ("accumulate=3", "accumulate: expected a divisor of batch, 4, got 3"),
+        ("label_dropout=2", "label_dropout: expected less than or equal to 1, got 2"),
+        ("data.pad=-1", "data.pad: expected greater than or equal to 0, got -1"),
+        (
+            "network.patch=2",
+            "network.patch: network.kind unet has no such thing; expected some of channels, widths",
+        ),
+        ("network.variance=true", "network.variance: learned by objective.kind ddpm alone, got edm"),
+        ("task=classifier", "task: classifier cannot be done by network.kind unet; a classifier has task"),
+        ("objective.kind=ddmp", "objective.kind: expected 'edm', 'ddpm', 'vp', 've' or 'flow', got 'ddmp'"),
+        ("objective.prediction=v", "objective.prediction: edm has one of its own, F; leave it out, got v"),
+        ("objective.weighting=minsnr", "objective.weighting: expected 'unit', "),
+        (
+            "objective={kind: ddpm, time: log_normal}",
+            "objective.time: ddpm has discrete steps; expected uniform",
+        ),
+        ("objective.beta_start=0.5", "objective.beta_start, beta_end: expected beta_start ≤ beta_end < 1"),
+        ("objective.clock=0", "objective.clock: expected greater than 0, got 0"),
     ],
 )
 def test_a_number_out_of_its_range_is_one_clear_line(
