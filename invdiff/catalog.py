@@ -524,6 +524,20 @@ PRIORS: dict[str, PriorInfo] = {
         card="docs/natural.md",
         multiple=8,
     ),
+    "mnist": PriorInfo(
+        name="mnist",
+        file="mnist.safetensors",
+        sha256="fe8ff9c6319e1856dbf706c58caa727b1d3de1394c2c834689cd9b95e7907170",
+        summary="Handwritten digits, grey, 32×32; labels 0 to 9.",
+        channels=1,
+        licence="Apache-2.0 (weights); training data CC BY-SA 3.0",
+        training_data="MNIST's training digits",
+        card="docs/mnist.md",
+        packaged=False,
+        multiple=8,
+        size=32,
+        classes=10,
+    ),
 }
 
 FORMATS: tuple[tuple[str, str], ...] = (

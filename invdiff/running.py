@@ -12,6 +12,7 @@ from torch import Tensor
 
 from invdiff.errors import InvdiffError
 from invdiff.priors import Card, Prior
+from invdiff.priors.guidance import evaluations
 
 T = TypeVar("T")
 
@@ -76,18 +77,18 @@ def check_finite(pictures: Tensor, name: str) -> None:
 
 
 class Counter:
-    """The prior, counting evaluations; with `profile` also the seconds inside it, forward and backward."""
+    """The prior, counting network evaluations; with `profile` also the seconds inside it, forward and backward."""
 
     def __init__(self, prior: Prior, profile: bool = False) -> None:
         self.prior, self.profile = prior, profile
-        self.evaluations, self.seconds = 0, 0.0
+        self.evaluations, self.seconds, self._each = 0, 0.0, evaluations(prior)
 
     @property
     def card(self) -> Card:
         return self.prior.card
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        self.evaluations += len(x)
+        self.evaluations += self._each * len(x)
         if not self.profile:
             return self.prior(x, sigma)
         began = _now(x.device)

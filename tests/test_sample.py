@@ -168,6 +168,7 @@ def test_a_label_and_guidance_are_the_samples_and_in_the_settings() -> None:
         result = invdiff.sample(prior, (1, 4, 4), steps=2, label=label, guidance=guidance)
         torch.testing.assert_close(result.samples, torch.full((1, 1, 4, 4), expected))
         assert (result.config["label"], result.config["guidance"]) == (label, guidance)
+        assert result.evaluations == (2 if guidance == 1 else 4)  # guided, each step asks the network twice
         restored = invdiff.restore(
             torch.rand(1, 1, 4, 4),
             operators.Identity((1, 4, 4)),

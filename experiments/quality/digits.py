@@ -1,7 +1,6 @@
 """Whether the prior `mnist` draws the digit it is told, by a classifier trained beside it.
 
-    invdiff train experiments/train/mnist_classifier.yaml
-    python experiments/quality/digits.py --classifier runs/mnist_classifier
+    python experiments/quality/digits.py
 
 Prints, for each guidance, the share of samples that the classifier takes for the digit asked for; the classifier's own
 accuracy on MNIST's test digits stands beside it. Writes a sheet of digits, a row for each label.
@@ -20,6 +19,9 @@ from torch import Tensor
 import invdiff
 from invdiff.images import write_image
 from invdiff.priors.classifier import NoisyClassifier, load_classifier
+
+CLASSIFIER = Path(__file__).parents[1] / "weights" / "mnist_classifier.safetensors"
+"""What experiments/train/mnist_classifier.yaml made."""
 
 FLOOR = 0.01
 """σ at which the classifier is asked of pictures without noise, in image units."""
@@ -48,7 +50,7 @@ def write_sheet(path: Path, rows: list[Tensor]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--prior", default="mnist")
-    parser.add_argument("--classifier", type=Path, default=Path("runs/mnist_classifier"))
+    parser.add_argument("--classifier", type=Path, default=CLASSIFIER)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("INVDIFF_DATA", "../shared/data")))
     parser.add_argument("--samples", type=int, default=20, help="of each label")
     parser.add_argument("--steps", type=int, default=30)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +114,12 @@ class ClassifierFree:
             sigma_max=min(with_c.sigma_max, without.sigma_max),
         )
 
+    @property
+    def halo(self) -> int | None:
+        """How far a pixel is felt, where both priors know it."""
+        halos = [getattr(prior, "halo", None) for prior in (self.conditional, self.unconditional)]
+        return None if None in halos else max(halos)  # type: ignore[type-var]
+
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         scales = self._scales(per_image(sigma, x))
         for end, prior in ((1, self.conditional), (0, self.unconditional)):
@@ -147,6 +154,13 @@ def with_label(prior: Prior, label: int | None, guidance: float = 1.0) -> Prior:
         )
     given = prior.given(label)
     return given if guidance == 1 else ClassifierFree(given, prior.given(None), guidance)
+
+
+def evaluations(prior: Any) -> int:
+    """Network evaluations in one of the prior, whatever wraps it: two where `ClassifierFree` guides."""
+    while hasattr(prior, "prior"):
+        prior = prior.prior
+    return 2 if isinstance(prior, ClassifierFree) and prior.scale not in (0, 1) else 1
 
 
 def check_label_of(prior: object, label: int | None, guidance: float) -> None:

@@ -33,6 +33,12 @@ class Pictures:
     validation_labels: Tensor | None = None
     flip: bool = True
 
+    @property
+    def mean(self) -> float:
+        """The mean number of a thousand of the pictures, in image units, to three digits."""
+        some = [self.train[i] for i in evenly(len(self.train), 1000)]
+        return round(sum(image.double().mean().item() for image in some) / len(some) / 255, 3)
+
     def batch(self, step: int, *, size: int, crop: int, seed: int, part: slice = slice(None)) -> Tensor:
         """(size, C, crop, crop), image units: random pictures, places and flips, by (seed, step) alone.
 

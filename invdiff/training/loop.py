@@ -297,10 +297,11 @@ class Run:
         return Card(
             name=recipe.name,
             channels=recipe.network.channels,
-            size=recipe.data.crop if recipe.network.kind == "dit" else None,
+            size=recipe.data.crop if recipe.data.whole or recipe.network.kind == "dit" else None,
             classes=recipe.network.classes,
             sigma_min=sigma_min,
             sigma_max=sigma_max,
+            data_mean=self.pictures.mean,
             data_std=recipe.noise.sigma_data / 2,
             licence=recipe.licence,
             training_data=recipe.training_data,

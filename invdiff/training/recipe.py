@@ -23,6 +23,8 @@ class Data:
     root: str | None = None
     """Where `train` is looked for; else the environment's INVDIFF_DATA, else the working directory."""
     crop: Count = 64
+    whole: bool = False
+    """The pictures are as large as the crop, and the prior is to know no other size: digits, aligned faces."""
     skip_small: bool = False
     """Leave images smaller than the crop out, instead of refusing them."""
     flip: bool = True
