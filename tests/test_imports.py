@@ -176,6 +176,7 @@ def answer(arguments: str, folder: Path) -> tuple[int, str, str, list[str]]:
         "degrade --help",
         "sample --help",
         "train --help",
+        "adapt --help",
         "tune --help",
         "demo --help",
         "doctor --help",
