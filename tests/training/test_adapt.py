@@ -103,7 +103,7 @@ def settings(learned: str, striped: list[str]) -> Callable[..., Adaptation]:
     def make(**changes: Any) -> Adaptation:
         tiny: dict[str, Any] = {
             "images": striped, "prior": learned, "crop": 16, "batch": 8, "steps": 80, "learning_rate": 2e-3,
-            "samples": 40, "sample_steps": 10, "flip": False, "device": "cpu",
+            "preserve": 0.5, "samples": 40, "sample_steps": 10, "flip": False, "device": "cpu",
         }  # fmt: skip
         return Adaptation(**{**tiny, **changes})
 
