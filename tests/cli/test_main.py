@@ -179,7 +179,7 @@ def test_doctor_says_what_to_do_about_a_damaged_prior(
     entry = dataclasses.replace(PRIORS["natural"], file=str(damaged), sha256="0" * 64)
     monkeypatch.setitem(PRIORS, "natural", entry)
     assert cli.run(["doctor", "--json"]) == 1
-    (prior,) = json.loads(capsys.readouterr().out)["priors"]
+    prior = json.loads(capsys.readouterr().out)["priors"][0]
     assert "checksum differs" in prior["state"]
     assert "reinstall" in prior["state"]
     monkeypatch.setitem(PRIORS, "natural", dataclasses.replace(entry, sha256=""))
