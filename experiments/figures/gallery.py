@@ -105,33 +105,34 @@ TASKS: dict[str, Task] = {
 SEEN: dict[str, str] = {
     AUTO: "is `mmps` where the operator is linear, coarse to fine in the square hole, which it fills in the right "
     "colours without a seam but not with an eye or a mouth; denoised in one step, all is clean, a little soft.",
-    "dps": "draws crisp, believable detail from few pixels and in the hole, not always the true one; deblurred, it "
-    "rings, the noise of the measurement fitted along with the rest.",
-    "pigdm": "is good at random pixels, blur and noise, with a slight grain; a large hole gets colours that no "
-    "picture has, and super-resolution exaggerated edges.",
+    "dps": "draws crisp, believable detail from few pixels; in the hole it paints bold shapes that may be wrong, such "
+    "as a second muzzle for the cat; blur and noise leave a slight grain.",
+    "pigdm": "is good at blur and super-resolution, with a slight grain in denoising; of few random pixels it makes a "
+    "scratchy picture with frayed edges, and a large hole goes grey.",
     "mmps": "is natural in texture in every task and seldom odd; the middle of a large hole goes grey or blotched.",
-    "tmpd": "does well with masks and super-resolution; blur stays in the picture, and denoising takes the fine "
-    "texture away: row sums count far too much there.",
-    "ddrm": "is clean and sharp where every singular value is well measured, in deblurring and super-resolution; 80 % "
-    "of the pixels missing it cannot fill in from so few steps, the known ones stand out as dots.",
-    "ddnm": "is clean everywhere but at random pixels, which remain visible as specks in a blurred surrounding.",
-    "diffpir": "is smooth, near to an average, and good in PSNR for it; the hole is a plain patch, and of the noise "
-    "in denoising much is left.",
-    "repaint": "fills the hole with texture that continues what is around it; 80 % missing at random leave it "
+    "tmpd": "does well with random pixels and super-resolution; deblurred, edges ring and some blur stays, and "
+    "denoising takes the fine texture away: row sums count far too much there.",
+    "ddrm": "is clean in every task, the best of the samplers at denoising, but for single specks in the finest "
+    "detail of random pixels; a large hole becomes a plain patch of the right colour.",
+    "ddnm": "is clean and smooth everywhere; at random pixels fine detail is lost and specks remain, and a large hole "
+    "becomes a plain patch.",
+    "diffpir": "is smooth, near to an average, and high in PSNR for it with masks and blur; the hole is a plain patch, "
+    "grey among the stars, and denoising smears all fine detail.",
+    "repaint": "fills the hole with soft colours that go on from what is around it; 80 % missing at random leave it "
     "scratchy, with doubled edges.",
-    "ilvr": "projects and nothing more: random pixels stay dots and blur comes back with ripples, while "
-    "super-resolution and denoising are fair, if rough.",
-    "mcg": "looks like `dps` with masks; deblurring amplifies the noise into stripes, as its projection is the "
-    "pseudo-inverse.",
-    "red_diff": "gives one smooth answer, high in PSNR and blurred in super-resolution and deblurring; denoised, "
-    "nearly all of the noise is still there.",
-    "daps": "is soft and a little smeared; where the measurement's noise is large, its published step sizes hardly "
-    "reach the measurement.",
-    "score_ald": "is still noisy at the end: too few Langevin steps at every level for directions that are measured "
-    "exactly or not at all.",
-    "smc": "looks like the better of several runs of `pigdm`, without its odd colours, for ten times the time or more.",
-    "ula": "has not mixed in a thousand steps: what the measurement says is right, everything else is grain.",
-    "mala": "as `ula`, and slower still to move: most of what is missing has only the texture of noise.",
+    "ilvr": "projects and nothing more: at random pixels the picture stays a web of scratches, while deblurring at "
+    "this little noise, super-resolution and denoising are fair, if rough.",
+    "mcg": "is a rougher `dps` with masks; super-resolution exaggerates edges; at this little noise it deblurs well.",
+    "red_diff": "gives one smooth answer, high in PSNR and short of texture in super-resolution and deblurring; "
+    "denoised, nearly all of the noise is still there.",
+    "daps": "fills the hole plainly and well and is soft and grainy elsewhere; where the measurement's noise is large, "
+    "its published step sizes hardly reach the measurement, and denoising gives a blur in wrong colours.",
+    "score_ald": "leaves random pixels in grain and a grey veil in the hole: too few Langevin steps at every level for "
+    "directions that are not measured at all; where all is measured, in denoising above all, it is fair.",
+    "smc": "looks like `pigdm`, smoother at random pixels and with bolder, odd colours in the hole, for three times "
+    "the time.",
+    "ula": "has not mixed in two hundred steps: what the measurement says is right, everything else is noise.",
+    "mala": "as `ula`, and slower still to move.",
     "ancestral": "is denoising as it should look, sharp and with texture, 2 dB below the posterior mean of `auto`, "
     "as a sample is.",
 }
