@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import blocks, run
 from PIL import Image
 
 from invdiff import operators
@@ -30,18 +27,6 @@ def folder(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     blocky = np.kron(np.random.default_rng(0).integers(40, 215, (9, 10, 3)), np.ones((4, 4, 1)))
     Image.fromarray(blocky.astype(np.uint8)).save(path / "photo.png")
     return path
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page, re.S)
-
-
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
 
 
 def test_the_example_of_an_operator_passes_the_check_and_is_restored_from(page: str, folder: Path) -> None:

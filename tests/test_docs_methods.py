@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from pages import blocks, run
 
 from invdiff import catalog
 from invdiff.methods.grid import GRIDS
@@ -27,18 +25,6 @@ def folder(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (code,) = [block for block in blocks(page, "python") if block.startswith("# blend.py")]
     (path / "blend.py").write_text(code)
     return path
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page, re.S)
-
-
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
 
 
 def test_the_examples_run(page: str, folder: Path) -> None:

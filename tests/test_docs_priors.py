@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from pages import blocks, run
 
 from invdiff.priors import formats
 
@@ -19,12 +16,7 @@ def page(repository: Path) -> str:
 
 
 def test_the_examples_run(page: str, tmp_path: Path) -> None:
-    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.S))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = run(["-c", "\n".join(blocks(page, "python"))], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "natural knows no labels" in done.stdout
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from invdiff import config
 from invdiff.errors import RequestError
 from invdiff.priors.base import Card
-from invdiff.priors.formats.base import fill
+from invdiff.priors.formats.base import fill, numbered
 from invdiff.priors.nets.adm import ADM
 from invdiff.priors.precondition import VP, Precondition
 
@@ -162,11 +162,7 @@ def architecture(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 
 def _rows(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """The output blocks, coarsest first: for each its tensors by the rest of their names."""
-    found: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("output_blocks."):
-            _, index, rest = name.split(".", 2)
-            found.setdefault(int(index), {})[rest] = value
+    found = numbered(tensors, "output_blocks")
     return [found[i] for i in range(len(found))]
 
 

@@ -139,6 +139,16 @@ def unwrap(found: Any, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def numbered(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:
+    """The tensors PREFIX.INDEX.REST, by index and then by the rest of their names."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(f"{prefix}."):
+            _, index, rest = name.split(".", 2)
+            found.setdefault(int(index), {})[rest] = value
+    return found
+
+
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:
     """The network with these weights, float32. `what`: whose names and shapes they ought to have, in words.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from invdiff import config
 from invdiff.errors import RequestError
 from invdiff.priors.base import Card
-from invdiff.priors.formats.base import fill
+from invdiff.priors.formats.base import fill, numbered
 from invdiff.priors.nets.ncsnpp import NCSNpp
 from invdiff.priors.precondition import VE, VP, Precondition
 
@@ -168,11 +168,7 @@ def architecture(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 
 def _layers(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """For each of all_modules its tensors by the rest of their names; {} for one without weights."""
-    found: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("all_modules."):
-            _, index, rest = name.split(".", 2)
-            found.setdefault(int(index), {})[rest] = value
+    found = numbered(tensors, "all_modules")
     if max(found) >= 2 * len(found):  # few have no weights
         raise ValueError("too many without weights")
     return [found.get(i, {}) for i in range(max(found) + 1)]
