@@ -108,6 +108,7 @@ class Run:
             betas=settings.betas,
             weight_decay=settings.weight_decay,
             fused=self.device.type == "cuda" or None,
+            foreach=self.device.type == "cpu" or None,
         )
         if saved:
             self.restore(*saved)
