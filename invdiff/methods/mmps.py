@@ -42,15 +42,18 @@ class MMPS(Guided):
         z = operator.precondition(r, damping)
         p, rz = z, _dot(r, z)
         enough = 1e-20 * rz
-        gain = best = x.new_zeros(()).expand_as(
-            x
-        )  # Jᵀ Aᵀ v, summed as v is: no product is spent on it at the end
+        gain = best = x.new_zeros(()).expand_as(x)  # Jᵀ Aᵀ v, summed as v is: no product is spent at the end
         least = rz
+        if self.iterations == 1:
+            del r, z  # of large pictures no copy is kept
         for iteration in range(self.iterations):
             q = at.pull(operator.A_adjoint(p), last=iteration + 1 == self.iterations)
             kp = (measurement.variance * p).add_(operator.A(q), alpha=sigma**2)
             curvature = _dot(p, kp)  # at least σ_y²·pᵀp, were J symmetric and positive
             alpha = _quotient(rz, curvature, (rz > enough) & (curvature >= measurement.variance * _dot(p, p)))
+            if self.iterations == 1:  # what follows would come to the same
+                del p, kp
+                return q.mul_(_like(alpha, q)).mul_(sigma**2).add_(at.denoised)
             gain, r = gain + _scale(alpha, q), r - _scale(alpha, kp)
             z = operator.precondition(r, damping)
             before, rz = rz, _dot(r, z)
