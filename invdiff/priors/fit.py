@@ -192,6 +192,14 @@ def _sized(prior: Prior, height: int, width: int, memory: int) -> Prior:
     return Cropped(prior, core, halo, ahead)
 
 
+def _device(prior: Prior) -> torch.device | None:
+    """Where the network behind a prior is; None where there is none to be found."""
+    inner = getattr(prior, "conditional", None) or getattr(prior, "prior", None)
+    if isinstance(prior, NetworkPrior):
+        return next((parameter.device for parameter in prior.network.parameters()), None)
+    return None if inner is None else _device(inner)
+
+
 def _bytes_per_pixel(prior: Prior) -> float:
     """What the network keeps of each pixel for the way back, and two fifths more for what comes and goes.
 
@@ -206,7 +214,7 @@ def _bytes_per_pixel(prior: Prior) -> float:
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        place = next(iter(prior.network.parameters())).device if isinstance(prior, NetworkPrior) else None
+        place = _device(prior)
         x = torch.full((1, prior.card.channels or 3, side, side), 0.5, device=place, requires_grad=True)
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             denoised = prior(x, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +21,9 @@ from invdiff.priors import (
     Prior,
     Tiled,
     fitted,
+    with_label,
 )
-from invdiff.priors.fit import Luma, PerChannel, Repeated, _bytes_per_pixel, fit
+from invdiff.priors.fit import Luma, PerChannel, Repeated, _bytes_per_pixel, _device, fit
 from invdiff.priors.nets.unet import UNet
 
 Make = Callable[..., Tensor]
@@ -199,3 +201,19 @@ def test_a_bridge_refuses_pictures_of_other_channels(pictures: Make) -> None:
     for prior in (fitted(colour, (1, 8, 8)), fitted(grey, (3, 8, 8)), fitted(grey, (3, 8, 8), colour="luma")):
         with pytest.raises(ValueError, match="expected pictures"):
             prior(pictures(1, 2, 8, 8), 0.1)
+
+
+def test_a_guided_prior_goes_in_the_windows_of_its_network(pictures: Make) -> None:
+    """And its network's device is found behind the guidance, where the memory it takes is tried."""
+    network = UNet(3, widths=(8, 8), blocks=(1, 1), classes=2, embedding=8)
+    labelled = NetworkPrior(network, EDM(), Card(name="labelled", channels=3, classes=2))
+    guided = with_label(labelled, 1, 2.0)
+    assert _device(guided) == torch.device("cpu")
+    elsewhere = copy.copy(labelled)
+    elsewhere.network = copy.deepcopy(network).to("meta")
+    assert _device(with_label(elsewhere, 1, 2.0)) == torch.device("meta")
+    cut = fitted(guided, (3, 260, 300), memory=1)
+    assert isinstance(cut, Cropped)
+    assert cut.halo == labelled.halo
+    x = pictures(1, 3, 260, 300)
+    torch.testing.assert_close(cut(x, 0.3), guided(x, 0.3), rtol=1e-5, atol=1e-6)

@@ -172,6 +172,16 @@ def test_windows_are_elsewhere_at_every_step_and_by_sigma_alone() -> None:
     assert all(a != b for a, b in pairwise(places))
 
 
+def test_the_windows_of_a_tiled_prior_move_with_sigma_unless_they_are_told_to_stay() -> None:
+    moving, still = Tiled(fixed(), 16, 6), Tiled(fixed(), 16, 6, shift=False)
+
+    def starts(tiled: Tiled, sigma: float) -> list[int]:
+        return [span.start for span in tiled.spans((64, 64), sigma)[0]]
+
+    assert len({tuple(starts(moving, sigma)) for sigma in (0.1, 0.2, 0.3, 0.4, 0.5)}) > 2
+    assert starts(still, 0.1) == starts(still, 0.2) == [0, 10, 20, 30, 40, 48]
+
+
 def test_a_picture_smaller_than_the_one_size_is_padded_by_reflection(pictures: Make) -> None:
     x = pictures(1, 1, 9, 5)
     padded = torch.nn.functional.pad(

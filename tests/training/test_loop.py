@@ -376,6 +376,31 @@ def test_the_average_forgets_the_beginning_and_then_moves_slowly(recipe: Write, 
         assert average[0].item() == pytest.approx(expected)
 
 
+def test_the_file_holds_the_average_and_not_the_weights_of_the_last_step(
+    recipe: Write, tmp_path: Path
+) -> None:
+    run = start(recipe(), tmp_path)
+    run.network.get_parameter("head.bias").data.fill_(1.0)
+    run.ema.module.get_parameter("head.bias").data.fill_(2.0)
+    assert (load(run.save()).network.get_parameter("head.bias") == 2).all()
+
+
+def test_the_gradient_is_cut_to_the_recipes_norm(
+    recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(recipe(optimiser={"clip": 1e-3, "ema": 0.9}), tmp_path)
+    norms: list[float] = []
+
+    def step(*_: Any, **__: Any) -> None:
+        gradients = [p.grad for p in run.network.parameters() if p.grad is not None]
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
+
+    monkeypatch.setattr(run.optimiser, "step", step)
+    _, norm = run.one_step()
+    assert norm > 1e-2  # what it was
+    assert norms == [pytest.approx(1e-3, rel=1e-3)]
+
+
 def test_the_scores_are_psnr_of_the_averages_d_on_the_held_out_crops(recipe: Write, tmp_path: Path) -> None:
     out = tmp_path / "run"
     prior = load(train(recipe(), out))
