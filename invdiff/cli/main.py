@@ -81,7 +81,9 @@ def run(arguments: list[str]) -> int:
             return _fail("stopped", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
-        return _fail(f"{error.format_message()} See invdiff --help.", error.exit_code)
+        message = error.format_message().strip()
+        stop = "" if message.endswith((".", "?", "!")) else "."
+        return _fail(f"{message}{stop} See invdiff --help.", error.exit_code)
     except InvdiffError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:  # a full disk, a folder that went away

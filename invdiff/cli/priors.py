@@ -82,8 +82,9 @@ def check_command(
 ) -> None:
     """Say whether a prior behaves as a denoiser, and if not, which convention it seems to be in.
 
-    Measures D on noisy pictures and tries other ranges, predictions, times, σ and colours on the same ones. Exit code
-    0: fine; 1: suspicious.
+    Measures D on noisy pictures and tries other ranges, predictions, times, σ and colours on the same ones. Without
+    --images, a prior of one channel, one size or classes is looked at for gross mistakes alone: photographs are not its
+    kind. Exit code 0: fine, or nothing gross; 1: suspicious.
     """
     try:
         report = _check(prior, image_folder, label, device, offline, quiet)
@@ -111,7 +112,7 @@ def _check(
     with Reporter(1.0, quiet=quiet) as reporter:
         reporter.start("loading the prior")
         from ..evaluation.prior_check import check_prior as check
-        from ..evaluation.prior_check import pictures_for
+        from ..evaluation.prior_check import is_of_photographs, pictures_for
         from ..priors import load_prior, with_label
         from ..priors.network import resolve_device
 
@@ -121,7 +122,10 @@ def _check(
         reporter.expect(1.0)
         reporter.start("denoising, in its own convention and in others")
         return check(
-            with_label(loaded, label), pictures, callback=lambda done, total: reporter.at(done / total)
+            with_label(loaded, label),
+            pictures,
+            own_kind=folder is not None or is_of_photographs(loaded.card),
+            callback=lambda done, total: reporter.at(done / total),
         )
 
 
@@ -143,7 +147,7 @@ def _print(report: Report, folder: Path | None) -> None:
     for words in report.findings:
         print(f"- {words}")
     print(report.verdict())
-    if folder is None and not report.fine:
+    if folder is None and not (report.fine and report.judged):
         print("It was tried on photographs; --images DIR tries it on pictures such as it was trained on.")
 
 

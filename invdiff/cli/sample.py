@@ -37,6 +37,7 @@ from .restore import (
 
 if TYPE_CHECKING:
     from ..images import Array
+    from ..priors import Prior
     from ..running import Progress
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -44,6 +45,8 @@ PART = "samples"
 RECORD, SHEET = f"{PART}.json", "sheet.png"
 TILE = 256
 """The longer side, in pixels, that a contact sheet shows a sample in at most."""
+SIDE = 64
+"""The side of samples where neither the request nor the prior says one."""
 
 
 def sample_command(
@@ -83,7 +86,7 @@ def sample_command(
     """
     request = Request(
         prior=prior, label=label, guidance=guidance, offline=offline, count=count,
-        size=size or size_of(prior), integrator=integrator, grid=grid, steps=steps, sigma_max=sigma_max,
+        size=size, integrator=integrator, grid=grid, steps=steps, sigma_max=sigma_max,
         sigma_min=sigma_min, jump=jump, repeats=repeats, seed=seed, device=device, precision=precision,
         batch=batch, out=out, overwrite=overwrite,
     )  # fmt: skip
@@ -99,7 +102,7 @@ class Request:
     guidance: float
     offline: bool
     count: int
-    size: str
+    size: str | None
     integrator: str
     grid: str
     steps: int
@@ -123,17 +126,26 @@ class Request:
 
 def run(request: Request, *, quiet: bool = False, show_paths: bool = True) -> Outcome:
     """Check everything, then sample what is missing."""
-    height, width = parse_size(request.size)
+    size = None if request.size is None else parse_size(request.size)
+    named = check(request)["sha256"]
+    files.check_writable(request.out)
+    loaded = None
+    if size is None:
+        side = side_of(request.prior)
+        if side is None:
+            with Reporter(1.0, quiet=quiet) as reporter:
+                loaded = load(request, reporter)
+            side = loaded.card.size or SIDE
+        size = side, side
     identity = {
-        "prior": check(request)["sha256"],
+        "prior": named,
         "label": request.label,
         "guidance": request.guidance,
-        "size": by((height, width)),
+        "size": by(size),
         **request.method,
         "seed": request.seed,
         "precision": request.precision,
     }
-    files.check_writable(request.out)
     made, stale = standing(request, identity)
     missing = [k for k in range(request.count) if k not in made]
     record = str(request.out / RECORD)
@@ -144,7 +156,7 @@ def run(request: Request, *, quiet: bool = False, show_paths: bool = True) -> Ou
         if made:
             reporter.say(f"{len(made)} samples were done before")
         if missing:
-            outcome.results.append(draw(request, identity, (height, width), made, missing, stale, reporter))
+            outcome.results.append(draw(request, loaded, identity, size, made, missing, stale, reporter))
         if missing or not (request.out / SHEET).exists():
             write_sheet(request.out, [entry["file"] for _, entry in sorted(made.items())])
     if show_paths:
@@ -190,10 +202,24 @@ def check_integrator(spec: str) -> None:
             )
 
 
-def size_of(prior: str) -> str:
-    """The size of samples where none is asked for: the only one that the prior knows, or 64×64."""
-    own = PRIORS[prior].size if prior in PRIORS else None
-    return str(own or 64)
+def side_of(prior: str) -> int | None:
+    """The side of samples where none is asked for: of the only size that the prior knows, or `SIDE`.
+
+    Of the catalog, or of a file's own card, which is read without its weights; None where loading alone can say.
+    """
+    if prior in PRIORS:
+        return PRIORS[prior].size or SIDE
+    from ..priors.files import IN_A_FOLDER, read_about
+
+    path = Path(prior).expanduser()
+    path = path / IN_A_FOLDER if path.is_dir() else path
+    if not path.is_file() or path.with_name(path.name + ".yaml").exists():  # options may say another size
+        return None
+    try:
+        size = read_about(path)["card"].get("size")
+    except RequestError:  # another format; or damaged, as load_prior will say
+        return None
+    return SIDE if size is None else size if isinstance(size, int) and size >= 1 else None
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -238,8 +264,21 @@ def name_of(k: int) -> str:
 # --------------------------------------------------------------------------------------------- the slow phase
 
 
+def load(request: Request, reporter: Reporter) -> Prior:
+    """The prior, where it will run. RequestError for a method's values out of range before any weight is loaded."""
+    reporter.start("loading the prior")
+    from ..priors import load_prior
+    from ..priors.network import resolve_device
+    from ..sample import unconditional
+
+    device = resolve_device(request.device)
+    unconditional(**request.method)
+    return load_prior(request.prior, device=device, precision=request.precision, offline=request.offline)
+
+
 def draw(
     request: Request,
+    loaded: Prior | None,
     identity: dict[str, Any],
     size: tuple[int, int],
     made: dict[int, dict[str, Any]],
@@ -247,18 +286,18 @@ def draw(
     stale: tuple[str, ...],
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Sample what is missing, add it to `made`, write it batch by batch, and return the record."""
-    reporter.start("loading the prior")
+    """Sample what is missing, add it to `made`, write it batch by batch, and return the record.
+
+    loaded: the prior, where it had to be loaded before.
+    """
+    prior = load(request, reporter) if loaded is None else loaded
     from ..images import to_array, write_image
-    from ..priors import load_prior
     from ..priors.network import resolve_device
     from ..running import together
-    from ..sample import sample, unconditional
+    from ..sample import sample
     from .restore import _device_name
 
     device = resolve_device(request.device)
-    unconditional(**request.method)  # says what is wrong with it before any weight is loaded
-    prior = load_prior(request.prior, device=device, precision=request.precision, offline=request.offline)
     reporter.expect(len(missing))
     shape = (prior.card.channels or 3, *size)
     record: dict[str, Any] = {}

@@ -51,8 +51,8 @@ def load_prior(
 
     device: auto, cpu, cuda, cuda:1, mps. precision: auto (bfloat16 where the device is native in it), float32, bfloat16
     or float16, of networks from files. options: what weights do not say of themselves, such as prediction or range, by
-    format (docs/priors.md); of a file they may stand in FILE.yaml beside it too. offline: take hub names from the cache
-    alone, as the environment's INVDIFF_OFFLINE and HF_HUB_OFFLINE say too.
+    format (docs/priors.md); of a file or a diffusers folder they may stand in NAME.yaml beside it too. offline: take
+    hub names from the cache alone, as the environment's INVDIFF_OFFLINE and HF_HUB_OFFLINE say too.
     RequestError for an unknown name, device, precision or option, a missing, corrupt, foreign or unsafe file.
     """
     if precision not in ("auto", *PRECISIONS):
@@ -87,6 +87,8 @@ def load_prior(
 def _find(source: str | Path, offline: bool) -> tuple[Path, str]:
     """The file or folder that is meant, and what the prior is called."""
     name = str(source)
+    if not name.strip():
+        raise RequestError("prior: expected a name, a file or a folder, got an empty name")
     if name in catalog.PRIORS:
         info = catalog.PRIORS[name]
         if not info.path.is_file():
@@ -107,6 +109,7 @@ def _find(source: str | Path, offline: bool) -> tuple[Path, str]:
 
 
 def _load_path(path: Path, name: str, options: dict[str, Any]) -> Loaded:
+    options = {**_beside(path), **options}
     if path.is_dir():
         from invdiff.priors.formats import diffusers
 
@@ -120,8 +123,13 @@ def _load_path(path: Path, name: str, options: dict[str, Any]) -> Loaded:
         check_options(options, (), str(path))
         loaded = native.load(path)
     else:
-        beside = path.with_name(path.name + ".yaml")
-        options = {**(config.read(beside) if beside.is_file() else {}), **options}
         loaded = formats.load_weights(path, options)
         loaded = loaded._replace(card=dataclasses.replace(loaded.card, checksum=checksum(path)))
     return loaded._replace(card=carded(loaded.card, options, str(path)))
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """Options in NAME.yaml beside the file or folder; none where there is no such file."""
+    path = path.resolve() if path.name in ("", "..") else path.absolute()
+    beside = path.parent / f"{path.name}.yaml"
+    return config.read(beside) if beside.is_file() else {}

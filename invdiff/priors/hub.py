@@ -23,6 +23,8 @@ _DESCRIPTIONS = tuple(
     for file in ("model_index.json", "config.json", "scheduler_config.json")
 )
 _USUAL = ("model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors")
+_NOT_HERE = "no such folder here, and"
+"""A name on the hub may be meant for a folder's, and mistyped."""
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w.-]+)?")
 
 
@@ -90,8 +92,10 @@ def _fetch(name: str, repository: str, revision: str, patterns: Sequence[str], o
         )
     except errors.LocalEntryNotFoundError:
         if forbidden:
-            raise RequestError(_put(name, repository, _USUAL, "is not in the cache")) from None
-        raise InvdiffError(_put(name, repository, _USUAL, "the hub cannot be reached")) from None
+            raise RequestError(
+                _put(name, repository, _USUAL, f"{_NOT_HERE} the model is not in the cache")
+            ) from None
+        raise InvdiffError(_put(name, repository, _USUAL, f"{_NOT_HERE} the hub cannot be reached")) from None
     except errors.GatedRepoError:
         raise RequestError(
             f"prior {name}: the hub asks for its terms to be accepted; do so at https://huggingface.co/{repository}, "
@@ -104,7 +108,7 @@ def _fetch(name: str, repository: str, revision: str, patterns: Sequence[str], o
         ) from None
     except network as error:
         raise InvdiffError(
-            _put(name, repository, _USUAL, f"the download failed ({type(error).__name__})")
+            _put(name, repository, _USUAL, f"{_NOT_HERE} the download failed ({type(error).__name__})")
         ) from None
     return Path(found)
 

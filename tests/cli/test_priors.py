@@ -155,6 +155,26 @@ def test_one_in_another_range_is_suspicious_and_the_answer_1(
     assert len(document["levels"]) == 2
 
 
+def test_photographs_do_not_judge_a_prior_of_another_kind(
+    pictures: Path, small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its sigma_data is wrong as it would seem of digits that are right: said of its own pictures, not of others."""
+    prior: Any = load_prior("natural")
+    path = tmp_path / "sized.safetensors"
+    save_prior(path, prior.network, EDM(sigma_data=0.3), dataclasses.replace(prior.card, size=16))
+    words = ["priors", "check", str(path), "--device", "cpu", "--quiet"]
+    assert cli.run(words) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "its convention cannot be judged" in out
+    assert "--images DIR" in out
+    assert "sigma_data" not in out
+    assert cli.run([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["fine"], document["judged"]) == (True, False)
+    assert cli.run([*words, "--images", str(pictures)]) == 1
+    assert "its sigma_data is 0.6" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

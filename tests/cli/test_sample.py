@@ -16,8 +16,11 @@ from PIL import Image
 import invdiff
 from invdiff import images
 from invdiff.cli import main as cli
-from invdiff.cli.sample import batches, contact_sheet
+from invdiff.cli.sample import batches, contact_sheet, side_of
 from invdiff.methods import grid
+from invdiff.priors import EDM, Card
+from invdiff.priors.files import save_prior
+from invdiff.priors.nets.unet import UNet
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -205,6 +208,116 @@ def test_a_value_out_of_range_is_refused_before_the_weights_are_loaded(
     code, _, err = run("--integrator", "heun:churn=2")
     assert code == 2
     assert "churn: expected" in err
+
+
+def sized(path: Path, size: int | None) -> Path:
+    """An untrained prior whose card says its size."""
+    network = UNet(channels=3, widths=(8,), blocks=(1,), embedding=16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_prior(path, network, EDM(), Card(name="sized", channels=3, size=size))
+    return path
+
+
+def diffusers_folder(path: Path, size: int) -> Path:
+    """An untrained diffusers model and its scheduler."""
+    diffusers = pytest.importorskip("diffusers")
+    unet = diffusers.UNet2DModel(
+        sample_size=size, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8,),
+        norm_num_groups=4, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    unet.save_pretrained(path)
+    diffusers.DDPMScheduler().save_config(path)
+    return path
+
+
+def drawn(prior: Path, *words: str) -> dict[str, Any]:
+    """The record of a sample of which no size was said."""
+    given = [
+        "--prior",
+        str(prior),
+        "--count",
+        "1",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+    ]
+    assert cli.run(["sample", *given, "-q", *words]) == 0
+    return record()
+
+
+@pytest.mark.parametrize("place", ["sized.safetensors", "run/prior.safetensors"])
+@pytest.mark.parametrize("size", [16, None])
+def test_a_file_says_the_size_of_its_samples(
+    place: str, size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = sized(tmp_path / place, size)
+    prior = path if place.startswith("sized") else path.parent
+    side = size or 64
+    assert side_of(str(prior)) == side
+    found = drawn(prior)
+    assert found["request"]["size"] == f"{side}×{side}"
+    assert found["config"]["shape"] == [3, side, side]
+    assert images.read_image("samples/0000.png").array.shape == (side, side, 3)
+
+    def load(*given: object, **how: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("invdiff.priors.load_prior", load)
+    assert drawn(prior) == found
+
+
+def test_a_size_that_is_asked_for_goes_before_the_priors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert drawn(sized(tmp_path / "sized.safetensors", 16), "--size", "24x20")["config"]["shape"] == [
+        3,
+        20,
+        24,
+    ]
+
+
+def test_a_diffusers_folder_says_the_size_of_its_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import invdiff.priors
+
+    monkeypatch.chdir(tmp_path)
+    folder = diffusers_folder(tmp_path / "unet", 16)
+    calls: list[object] = []
+    real = invdiff.priors.load_prior
+
+    def load(source: Any, **how: Any) -> Any:
+        calls.append(source)
+        return real(source, **how)
+
+    monkeypatch.setattr("invdiff.priors.load_prior", load)
+    assert side_of(str(folder)) is None
+    found = drawn(folder)
+    assert calls == [str(folder)]
+    assert (found["request"]["size"], found["config"]["shape"]) == ("16×16", [3, 16, 16])
+    assert drawn(folder) == found
+    monkeypatch.setattr("invdiff.priors.load_prior", lambda *given, **how: pytest.fail("loaded"))
+    code = cli.run(["sample", "--prior", str(folder), "--device", "cpu", "--integrator", "heun:churn=2"])
+    assert code == 2
+
+
+def test_options_beside_a_file_may_say_its_size(tmp_path: Path) -> None:
+    path = sized(tmp_path / "sized.safetensors", 16)
+    (tmp_path / "sized.safetensors.yaml").write_text("size: 8\n")
+    assert side_of(str(path)) is None
+
+
+def test_what_cannot_be_parsed_is_said_in_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--label", "seven"], ["--nope"], ["--steps"]):
+        assert cli.run(["sample", *words]) == 2
+        err = capsys.readouterr().err
+        assert err.endswith(". See invdiff --help.\n")
+        assert ".. See" not in err
 
 
 def test_batches_are_runs_without_a_gap() -> None:

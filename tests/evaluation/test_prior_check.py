@@ -18,7 +18,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from invdiff.errors import InvdiffError, RequestError
-from invdiff.evaluation.prior_check import Report, check_prior, conventions, pictures_for
+from invdiff.evaluation.prior_check import (
+    Report,
+    check_prior,
+    conventions,
+    is_of_photographs,
+    pictures_for,
+)
 from invdiff.priors import (
     EDM,
     VE,
@@ -30,6 +36,7 @@ from invdiff.priors import (
     NetworkPrior,
     Precondition,
     Prior,
+    load_prior,
 )
 
 SHAPE = (3, 8, 8)
@@ -86,10 +93,15 @@ def checked(prior: Prior) -> Report:
     return check_prior(prior, PICTURES, batch=16)
 
 
+def table(vp: VP) -> tuple[float, ...]:
+    """Its ᾱ_t, as a checkpoint with a table of its own has them."""
+    return tuple(1 / (1 + (sigma * (vp.white - vp.black)) ** 2) for sigma in vp.levels)
+
+
 RIGHT: list[Precondition] = [
     *(EDM(), EDM(black=0.0, sigma_data=0.25)),
     *(VP(), VP(black=0.0), VP(first=1.0), VP(prediction="v"), VP(prediction="x0", schedule="scaled_linear")),
-    *(VP(schedule="cosine"), VP(schedule="sde", scale=999.0)),
+    *(VP(schedule="cosine"), VP(schedule="sde", scale=999.0), VP(alphas=table(VP(schedule="scaled_linear")))),
     *(VE(), VE(black=0.0, prediction="epsilon", clock="ln_sigma")),
     *(Flow(), Flow(scale=1000.0)),
 ]
@@ -119,6 +131,17 @@ PLANTED: list[tuple[Precondition, Precondition, str]] = [
     (Flow(), Flow(prediction="v"), "it predicts velocity, not v"),
     (VP(prediction="v", black=0.0), VP(), "its range is [0, 1] and it predicts v"),
     (VP(schedule="cosine"), VP(), "its schedule is cosine, not linear"),
+    (VP(schedule="cosine"), VP(schedule="sde", scale=999.0), "its schedule is cosine, not sde"),
+    (
+        VP(),
+        VP(alphas=table(VP(schedule="cosine"))),
+        "its schedule is linear, not the table of ᾱ it came with",
+    ),
+    (
+        VP(schedule="cosine"),
+        VP(alphas=table(VP())),
+        "its schedule is cosine, not the table of ᾱ it came with",
+    ),
     (Flow(scale=1000.0), Flow(), "its time is 1000 times that"),
     (VP(), VP(scale=1000.0), "its time is 0.001 times that"),
     (VE(clock="ln_sigma"), VE(), "its clock is ln_sigma, not sigma"),
@@ -134,6 +157,10 @@ def test_a_wrong_convention_is_named(true: Precondition, said: Precondition, nam
     assert not report.fine
     assert named in report.verdict()
     assert "suspicious" in report.verdict()
+
+
+def s_above(level: float) -> Callable[[Tensor], Tensor]:
+    return lambda s: (s > level)[:, None, None, None]
 
 
 def around(change: Callable[[Tensor, Any], Tensor]) -> FunctionPrior:
@@ -157,6 +184,15 @@ def test_a_wrong_function_is_named(function: Callable[[Tensor, Any], Tensor], na
     report = checked(around(function))
     assert report.mistake == named, report.tried
     assert not report.fine
+
+
+def test_the_colours_of_a_function_without_a_card_are_those_of_the_pictures() -> None:
+    prior = load_prior(lambda x, s: PRIOR(x.flip(1), s).flip(1))
+    assert prior.card.channels is None
+    assert checked(prior).mistake == "its colours are blue, green, red"
+    assert checked(load_prior(lambda x, s: PRIOR(x, s))).fine
+    grey = PICTURES.mean(1, keepdim=True)
+    assert not any("colours" in words for words, _ in conventions(prior, grey.shape[1]))
 
 
 def test_the_exact_denoiser_passes_and_its_figures_are_those_of_an_expectation() -> None:
@@ -184,9 +220,68 @@ def test_what_denoises_nothing_is_suspicious_though_no_convention_explains_it() 
     assert any("off on average" in words for words in faint.findings)
 
 
+def test_an_error_that_its_own_derivative_does_not_explain_is_suspicious_by_itself() -> None:
+    """D(x) that knows the truth otherwise than from x: much nearer to it than it follows x, or farther."""
+    pattern = 0.02 * (torch.arange(8) % 2 - 0.5).expand(SHAPE)
+
+    def leaning(x: Tensor, s: Any) -> Tensor:
+        truth = PICTURES[: len(x)]
+        return truth + 0.1 * (PRIOR(x, s) - truth)
+
+    def stiff(x: Tensor, s: Any) -> Tensor:
+        truth = PICTURES[: len(x)]
+        return truth + pattern + 0.001 * (x - truth)
+
+    for function in (leaning, stiff):
+        (finding,) = checked(around(function)).findings
+        assert "what its own derivative says" in finding
+
+
+def test_on_pictures_of_another_kind_only_what_is_gross_is_found_and_nothing_certified() -> None:
+    """A prior of bright smooth pictures, on dark ones of noise."""
+    other = 0.1 * torch.rand(16, *SHAPE, generator=torch.Generator().manual_seed(5))
+    right = dressed(EDM(), EDM())
+    assert not check_prior(right, other, batch=16).fine
+    report = check_prior(right, other, own_kind=False, batch=16)
+    assert report.fine
+    assert not report.judged
+    assert "cannot be judged" in report.verdict()
+    assert "behaves" not in report.verdict()
+    gross = check_prior(dressed(VP(), EDM()), other, own_kind=False, batch=16)
+    assert gross.mistake == ""
+    assert any("in another convention" in words for words in gross.findings)
+    assert gross.findings[0] in gross.verdict()
+    unbounded = check_prior(around(lambda x, s: x), other, own_kind=False, batch=16)
+    assert any("farther from the truth than any picture" in words for words in unbounded.findings)
+    nan = check_prior(around(lambda x, s: x * float("nan")), other, own_kind=False, batch=16)
+    assert nan.findings[0].startswith("D is not finite")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"channels": None}, True),
+        ({"channels": 1}, False),
+        ({"size": 32}, False),
+        ({"classes": 2}, False),
+    ],
+)
+def test_photographs_are_the_kind_of_colour_priors_of_any_size(
+    changes: dict[str, Any], expected: bool
+) -> None:
+    assert is_of_photographs(dataclasses.replace(CARD, **changes)) is expected
+
+
 def test_a_denoiser_that_answers_nan_or_cannot_be_evaluated_is_said_so() -> None:
     report = checked(around(lambda x, s: x * float("nan")))
-    assert not report.fine
+    sigmas = ", ".join(f"{at.sigma:g}" for at in report.levels)
+    assert report.findings == (f"D is not finite at σ = {sigmas}",)
+    assert report.findings[0] in report.verdict()
+    above = s_above(0.3)
+    found = checked(around(lambda x, s: torch.where(above(s), x * float("inf"), PRIOR(x, s)))).findings
+    assert found[0] == "D is not finite at σ = 0.5, 1, 3, 10"
+    assert all(words for words in found)
 
     def broken(x: Tensor, s: Any) -> Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

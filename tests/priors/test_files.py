@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,12 +134,13 @@ def test_a_folder_of_a_training_run_is_its_prior(tmp_path: Path, file: Path) -> 
     assert load(tmp_path).card.name == "tiny"
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.999])
 def test_a_truncated_file_is_named(file: Path, share: float) -> None:
     data = file.read_bytes()
     file.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(RequestError, match=r"tiny\.safetensors: .*(not a readable|truncated)"):
+    with pytest.raises(RequestError, match=r"tiny\.safetensors: .*(not a readable|truncated)") as caught:
         load_prior(file)
+    assert "expected one written by" not in str(caught.value)  # it may be somebody else's
 
 
 def test_a_file_with_a_damaged_header_is_named(file: Path) -> None:
@@ -219,6 +221,8 @@ def test_rewriting_alone_changes_nothing_so_the_test_above_could_fail(file: Path
         ("naturel", r"unknown prior 'naturel', expected one of natural.* Did you mean 'natural'\?"),
         ("missing.safetensors", "no such file"),
         ("nowhere/at/all", "no such file"),
+        ("", "prior: expected a name, a file or a folder, got an empty name"),
+        (" ", "got an empty name"),
     ],
 )
 def test_a_prior_that_is_not_there_is_named_with_the_nearest(source: str, said: str) -> None:
@@ -265,3 +269,55 @@ def test_options_say_what_a_card_does_not_and_a_misspelt_one_is_named(file: Path
 def test_a_function_takes_options_of_its_card_too() -> None:
     prior = load_prior(lambda x, sigma: x, options={"size": 32, "name": "same"})
     assert (prior.card.size, prior.card.name, prior.card.format) == (32, "same", "a function D(x, sigma)")
+
+
+def test_options_beside_a_file_of_ours_apply_and_an_argument_goes_before(file: Path) -> None:
+    beside = file.with_name("tiny.safetensors.yaml")
+    beside.write_text("data_std: 0.2\nlicence: MIT\n")
+    prior = load_prior(file, options={"licence": "CC0"})
+    assert (prior.card.data_std, prior.card.licence, prior.card.name) == (0.2, "CC0", "tiny")
+    beside.write_text("prediction: epsilon\n")  # its card says what it predicts
+    with pytest.raises(RequestError, match=r"tiny\.safetensors: unknown option prediction\."):
+        load_prior(file)
+
+
+def test_options_in_a_training_run_s_folder_apply(file: Path) -> None:
+    file.rename(file.with_name("prior.safetensors"))
+    file.with_name("prior.safetensors.yaml").write_text("licence: MIT\n")
+    assert load_prior(file.parent).card.licence == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"classes": -3}, "classes: expected 0, as it knows no labels, got -3"),
+        ({"classes": 20}, "classes: expected 0, as it knows no labels, got 20"),
+        ({"size": 0}, "size: expected a positive number, or null for any size, got 0"),
+        ({"sigma_min": -1}, "expected 0 < sigma_min < sigma_max, got -1 and 40"),
+        ({"sigma_min": 0}, "expected 0 < sigma_min < sigma_max, got 0 and 40"),
+        ({"sigma_min": 50}, "expected 0 < sigma_min < sigma_max, got 50 and 40"),
+        ({"sigma_max": float("inf")}, "expected 0 < sigma_min < sigma_max, got 0.002 and inf"),
+        ({"sigma_max": float("nan")}, "expected 0 < sigma_min < sigma_max, got 0.002 and nan"),
+        ({"data_std": 0}, "data_std: expected a positive number, got 0"),
+        ({"data_mean": float("nan")}, "data_mean: expected a finite number, got nan"),
+    ],
+)
+def test_options_out_of_their_range_are_named(file: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(f"{file}: options: {said}")):
+        load_prior(file, options=options)
+    with pytest.raises(RequestError, match=re.escape(said.split(" got ")[0])):
+        load_prior(lambda x, sigma: x, options={"sigma_max": 40.0, **options})
+
+
+def test_options_within_their_range_are_taken(tmp_path: Path, make_network: Callable[..., UNet]) -> None:
+    path = tmp_path / "ten.safetensors"
+    card = dataclasses.replace(CARD, classes=10, size=8)
+    save_prior(path, make_network(classes=10), EDM(), card)
+    for classes in (0, 10):
+        said = {"classes": classes, "size": 16, "sigma_min": 0.01, "sigma_max": 30.0}
+        prior = load_prior(path, options=said)
+        assert {key: getattr(prior.card, key) for key in said} == said
+        assert prior(torch.rand(1, 3, 16, 16), 0.3).isfinite().all()
+    for classes in (-1, 11):
+        with pytest.raises(RequestError, match=f"classes: expected 0 to 10, which it knows, got {classes}"):
+            load_prior(path, options={"classes": classes})

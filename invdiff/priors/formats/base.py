@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import pickle
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,9 +46,6 @@ NESTS = (
 )
 """Keys under which training scripts keep the weights, averaged ones first."""
 
-PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
-"""Endings of files that are pickles or hold one."""
-
 _CONVERT = 'convert it to safetensors where you trust it (docs/priors.md, section "Converting EDM pickles")'
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -57,7 +54,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The weights of a .safetensors, .pt, .pth, .ckpt or .bin file as they lie there, by name, on the CPU.
 
     Nothing in the file is executed: pickles are read with `weights_only`, which knows tensors and plain containers.
-    RequestError for a file that is truncated, corrupt, no checkpoint, or holds more than weights.
+    RequestError for a file that is empty, truncated, corrupt, no checkpoint, or holds more than weights.
     """
     return unwrap(read_safetensors(path) if looks_like_safetensors(path) else read_pickle(path), path)
 
@@ -71,14 +68,22 @@ def looks_like_safetensors(path: Path) -> bool:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """RequestError where it is truncated, corrupt or cannot be read."""
+    """RequestError where it is empty, truncated, corrupt or cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise RequestError(f"{path}: truncated or corrupt ({line(error)})") from None
+        raise unreadable(path, "truncated or corrupt", error) from None
+
+
+def unreadable(path: Path, kind: str, error: BaseException) -> RequestError:
+    """The error to raise for a file that cannot be read: empty, or in words what is the matter, and the reader's."""
+    if path.is_file() and path.stat().st_size == 0:
+        return RequestError(f"{path}: an empty file")
+    reason = line(error)[:200]
+    return RequestError(f"{path}: {kind}{f' ({reason})' if reason else ''}")
 
 
 def read_pickle(path: Path) -> Any:
@@ -87,12 +92,8 @@ def read_pickle(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the pickle's protocol
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise RequestError(
-            f"{path}: a pickle that holds more than weights, and unpickling runs what it names "
-            f"({_named(error)}); nothing was run: {_CONVERT}"
-        ) from None
     except (
+        pickle.UnpicklingError,
         OSError,
         RuntimeError,
         EOFError,
@@ -102,8 +103,16 @@ def read_pickle(path: Path) -> Any:
         TypeError,
         AttributeError,
     ) as error:
-        kind = "truncated or corrupt" if _meant_to_be(path) else "no checkpoint that torch.save wrote"
-        raise RequestError(f"{path}: {kind} ({line(error)[:200]})") from None
+        refused = isinstance(error, pickle.UnpicklingError)
+        named = _named(error) if refused else ""
+        if path.stat().st_size and not named and not _began_as_one(path):
+            raise RequestError(f"{path}: not a checkpoint: neither safetensors nor of torch.save") from None
+        if refused:
+            raise RequestError(
+                f"{path}: a pickle that holds more than weights, and unpickling runs what it names "
+                f"({named or 'an old-style pickle'}); nothing was run: {_CONVERT}"
+            ) from None
+        raise unreadable(path, "truncated or corrupt", error) from None
 
 
 def unwrap(found: Any, path: Path) -> dict[str, Tensor]:
@@ -158,7 +167,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: st
     # Copies: a file's own memory is aligned anyhow, and sums in an order that depends on it.
     own = {name: value.clone() if value is tensors[name] else value for name, value in found.items()}
     network.load_state_dict(own, assign=True)
-    return network.float()
+    return network
 
 
 def check(
@@ -191,11 +200,29 @@ def check_options(options: Mapping[str, Any], known: Iterable[str], where: str) 
 
 
 def carded(card: Card, options: Mapping[str, Any], where: str) -> Card:
-    """The card with what the user said of it. RequestError for values of a wrong type."""
+    """The card with what the user said of it; of `classes`, no more than it has.
+
+    RequestError for values of a wrong type or out of their range.
+    """
     said = {key: value for key, value in options.items() if key in CARD_OPTIONS}
     if not said:
         return card
-    return config.build(Card, {**dataclasses.asdict(card), **said}, f"{where}: options")
+    told = config.build(Card, {**dataclasses.asdict(card), **said}, f"{where}: options")
+    wrong = ""
+    if not 0 <= told.classes <= card.classes:
+        known = f"0 to {card.classes}, which it knows" if card.classes else "0, as it knows no labels"
+        wrong = f"classes: expected {known}, got {told.classes}"
+    elif told.size is not None and told.size < 1:
+        wrong = f"size: expected a positive number, or null for any size, got {told.size}"
+    elif {"sigma_min", "sigma_max"} & {*said} and not 0 < told.sigma_min < told.sigma_max < math.inf:
+        wrong = f"expected 0 < sigma_min < sigma_max, got {told.sigma_min:g} and {told.sigma_max:g}"
+    elif not math.isfinite(told.data_mean):
+        wrong = f"data_mean: expected a finite number, got {told.data_mean}"
+    elif "data_std" in said and not 0 < told.data_std < math.inf:
+        wrong = f"data_std: expected a positive number, got {told.data_std}"
+    if wrong:
+        raise RequestError(f"{where}: options: {wrong}")
+    return told
 
 
 def span(said: Any, where: str) -> tuple[float, float]:
@@ -225,14 +252,15 @@ def line(error: BaseException) -> str:
 
 
 def _named(error: BaseException) -> str:
-    """What a refused pickle asked for: the name in torch's message, which runs over many lines."""
+    """What a refused pickle asked for: the name in torch's message, which runs over many lines; "" without one."""
     words = line(error)
     for before in ("GLOBAL ", "Unsupported global: ", "Trying to load unsupported GLOBAL "):
         if before in words:
             return words.split(before)[1].split(" was not ")[0].strip()[:100]
-    return words[:100]
+    return ""
 
 
-def _meant_to_be(path: Path) -> bool:
-    """Whether a file that could not be read began as torch's archive, or bears such a name."""
-    return path.suffix in PICKLED or zipfile.is_zipfile(path)
+def _began_as_one(path: Path) -> bool:
+    """Whether a file begins as torch's archives do, which are zip files, or as a pickle of protocol 2 or later."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))

@@ -202,8 +202,8 @@ class Network(nn.Module):
         if labels is None or (self.needs_label and bool((labels >= self.classes).any())):
             raise RequestError(
                 f"a network of {self.classes} classes that knows no picture without one: give a label, 0 to "
-                f"{self.classes - 1} (prior.given), or say option classes: {self.classes - 1} where its last label "
-                "stands for none"
+                f"{self.classes - 1} (prior.given, --label), and no guidance: guidance needs a network that knows "
+                f'"no label". Say option classes: {self.classes - 1} where its last label stands for that'
             )
         return self.network(x, times, class_labels=labels, return_dict=False)[0]
 
@@ -211,10 +211,13 @@ class Network(nn.Module):
 def _of(network: Any, scheduler: Any | None, options: Mapping[str, Any], name: str) -> Loaded:
     kind, config = type(network).__name__, network.config
     of_unet = kind == "UNet2DModel"
-    classes = (config.num_class_embeds if of_unet else config.num_embeds_ada_norm) or 0
-    classes = min(int(options.get("classes", classes)), classes)
-    if not of_unet and classes == 0:
-        raise RequestError(f"prior {name}: a DiT always has classes, option classes: expected at least 1")
+    own = (config.num_class_embeds if of_unet else config.num_embeds_ada_norm) or 0
+    told = {key: value for key, value in options.items() if key == "classes"}
+    classes = carded(Card(name=name, classes=own), told, f"prior {name}").classes
+    if classes == 0 and (own or not of_unet):
+        raise RequestError(
+            f"prior {name}: a {kind} that is always told a class: classes: expected at least 1, got 0"
+        )
     precondition, sigmas, said = _precondition(scheduler, options, name)
     attends = not of_unet or _attends(config)
     side = config.sample_size
@@ -238,28 +241,22 @@ def _precondition(
     """What the scheduler says of the network's output, the noise levels it knows, image units, and in words."""
     kind = "DDPMScheduler" if scheduler is None else type(scheduler).__name__
     config = (_library(name).DDPMScheduler() if scheduler is None else scheduler).config
-    told = str(options.get("prediction", config.get("prediction_type", "epsilon")))
-    if told not in _PREDICTIONS:
-        raise unknown("prediction", told, _PREDICTIONS)
+    told = _prediction(kind, config, options.get("prediction"), name)
     black, white = span(
         options.get("range", (0, 1) if kind in VARIANCE_EXPLODING else (-1, 1)), f"prior {name}"
     )
     gain = white - black
-    if kind in FLOW or told == "flow_prediction" or config.get("use_flow_sigmas"):
+    if told == "flow_prediction":
         low, high = (t / (1 - t) / gain for t in _FLOW_ENDS)
         flow = Flow(scale=config.num_train_timesteps, black=black, white=white)
-        return flow, (low, high), f"{kind}, flow_prediction"
+        return flow, (low, high), f"{kind}, {told}"
     if kind in VARIANCE_EXPLODING:
         return (
             VE(black=black, white=white),
             (config.sigma_min / gain, config.sigma_max / gain),
-            f"{kind}, score",
+            f"{kind}, {told}",
         )
     if kind in ELUCIDATED:
-        if told != "epsilon":
-            raise RequestError(
-                f"prior {name}: {kind} with prediction {told}: expected epsilon, which is EDM's F"
-            )
         edm = EDM(sigma_data=config.sigma_data, black=black, white=white)
         return edm, (config.sigma_min / gain, config.sigma_max / gain), f"{kind}, F"
     alphas = _alphas(scheduler if scheduler is not None else _library(name).DDPMScheduler())
@@ -267,6 +264,29 @@ def _precondition(
     levels = precondition.levels
     without = "" if scheduler is not None else " assumed, as there is no scheduler_config.json"
     return precondition, (levels[0], levels[-1]), f"{kind}{without}, {told}"
+
+
+def _prediction(kind: str, config: Mapping[str, Any], said: Any, name: str) -> str:
+    """What the network's output is: what the option says, else the scheduler. RequestError where they contradict."""
+    if kind in VARIANCE_EXPLODING:
+        if said is not None:
+            raise RequestError(
+                f"prior {name}: option prediction {said} with a {kind}: its output is the score; leave the option out"
+            )
+        return "score"
+    default = "flow_prediction" if kind in FLOW else str(config.get("prediction_type", "epsilon"))
+    told = default if said is None else str(said)
+    if told not in _PREDICTIONS:
+        raise unknown("prediction", told, _PREDICTIONS)
+    flows = kind in FLOW or config.get("use_flow_sigmas")
+    expected = "flow_prediction" if flows else "epsilon" if kind in ELUCIDATED else told
+    if told != expected:
+        why = ", which is EDM's F" if kind in ELUCIDATED else ""
+        with_flows = " with use_flow_sigmas" if flows and kind not in FLOW else ""
+        raise RequestError(
+            f"prior {name}: prediction {told} with a {kind}{with_flows}: expected {expected}{why}"
+        )
+    return told
 
 
 def _alphas(scheduler: Any) -> tuple[float, ...]:

@@ -84,6 +84,10 @@ def build(
     told = config.build(
         Options, {key: value for key, value in options.items() if key in OPTIONS}, f"{path}: options"
     )
+    if told.precondition != "edm" and "sigma_data" in options:
+        raise RequestError(
+            f"{path}: options: sigma_data with precondition {told.precondition}, which has none; leave it out"
+        )
     tensors = {name.removeprefix("model."): value for name, value in tensors.items()}
     shape = architecture(tensors, path)
     family = shape.pop("family")

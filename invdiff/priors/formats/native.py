@@ -16,7 +16,7 @@ from invdiff import config
 from invdiff.errors import RequestError
 from invdiff.images import atomic
 from invdiff.priors.base import Card
-from invdiff.priors.formats.base import Loaded, check, checksum, line, read_safetensors
+from invdiff.priors.formats.base import Loaded, check, checksum, line, read_safetensors, unreadable
 from invdiff.priors.nets.adm import ADM
 from invdiff.priors.nets.classifier import Classifier
 from invdiff.priors.nets.dit import DiT
@@ -127,7 +127,7 @@ def _metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise RequestError(f"{path}: not a readable safetensors file ({line(error)}); {_EXPECTED}") from None
+        raise unreadable(path, "not a readable safetensors file", error) from None
 
 
 def _kind(kinds: Mapping[str, type], thing: object) -> str:

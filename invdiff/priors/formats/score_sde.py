@@ -81,6 +81,11 @@ def build(
         Options, {key: value for key, value in options.items() if key in OPTIONS}, f"{path}: options"
     )
     shape = architecture(tensors, path)
+    if told.clock is not None and shape["fourier"]:
+        raise RequestError(
+            f"{path}: options: clock {told.clock}: this is a VE network (it has a Fourier embedding), which is told σ; "
+            "leave it out"
+        )
     shape |= {key: value for key in ("fir", "rescale") if (value := getattr(told, key)) is not None}
     with torch.device("meta"):
         network = NCSNpp(**shape)

@@ -202,7 +202,7 @@ class ADM(nn.Module):
         if labels is None or (labels >= self.classes).any():
             raise RequestError(
                 f"this network was never trained without a label: give one of 0 to {self.classes - 1} "
-                "(prior.given(label), or --label)"
+                "(prior.given(label), or --label), and no guidance"
             )
         return labels
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from invdiff import load_prior
 from invdiff.errors import RequestError
-from invdiff.priors import EDM, VE, VP, Flow, NetworkPrior, Prior
+from invdiff.priors import EDM, VE, VP, Flow, NetworkPrior, Prior, with_label
 from tests.priors.formats.conftest import randomise
 
 diffusers = pytest.importorskip("diffusers")
@@ -419,3 +419,72 @@ def test_without_diffusers_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(RequestError, match=r"needs diffusers: pip install 'invdiff\[diffusers\]'"):
         load_prior(folder)
+
+
+def test_options_beside_a_folder_apply_and_an_argument_goes_before(
+    make_unet: Make, save: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(make_unet(), diffusers.DDPMScheduler())
+    beside = folder.with_name("model.yaml")
+    beside.write_text("prediction: v_prediction\nrange: [0, 1]\nlicence: MIT\n")
+    monkeypatch.chdir(folder)
+    for path in (folder, f"{folder}/", ".", "../model", "unet/.."):
+        prior = load(path, options={"licence": "CC0"})
+        assert isinstance(prior.precondition, VP)
+        assert (prior.precondition.prediction, prior.precondition.black) == ("v", 0.0), path
+        assert prior.card.licence == "CC0"
+    beside.write_text("predictoin: sample\n")
+    with pytest.raises(RequestError, match=r"model: unknown option predictoin\. Did you mean 'prediction'"):
+        load(folder)
+
+
+CONTRADICTIONS = [
+    ("FlowMatchEulerDiscreteScheduler", {}, "epsilon", "expected flow_prediction$"),
+    ("FlowMatchHeunDiscreteScheduler", {}, "v_prediction", "expected flow_prediction$"),
+    ("ScoreSdeVeScheduler", {}, "epsilon", "its output is the score; leave the option out"),
+    ("EDMEulerScheduler", {}, "sample", "expected epsilon, which is EDM's F"),
+    (
+        "DPMSolverMultistepScheduler",
+        {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+        "epsilon",
+        "with use_flow_sigmas: expected flow_prediction$",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "how", "prediction", "said"), CONTRADICTIONS)
+def test_a_prediction_that_the_scheduler_contradicts_is_refused_in_one_line(
+    make_unet: Make, save: Make, kind: str, how: dict[str, Any], prediction: str, said: str
+) -> None:
+    folder = save(make_unet(), getattr(diffusers, kind)(**how))
+    load(folder)
+    with pytest.raises(RequestError, match=f"prediction {prediction} with a {kind}.*{said}") as caught:
+        load(folder, options={"prediction": prediction})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ("x", r"options: classes: expected a valid integer.*'x'"),
+        (-3, r"options: classes: expected 0 to 4, which it knows, got -3"),
+        (20, r"options: classes: expected 0 to 4, which it knows, got 20"),
+        (0, r"always told a class: classes: expected at least 1, got 0"),
+    ],
+)
+def test_classes_that_a_network_has_not_are_refused(
+    make_unet: Make, save: Make, classes: Any, said: str
+) -> None:
+    for network in (make_unet(num_class_embeds=4), make_dit(num_embeds_ada_norm=4)):
+        with pytest.raises(RequestError, match=said):
+            load(save(network, diffusers.DDPMScheduler(), bare=True), options={"classes": classes})
+
+
+def test_guidance_of_a_network_without_no_label_says_that_it_is_missing(make_unet: Make, save: Make) -> None:
+    folder = save(make_unet(num_class_embeds=4), diffusers.DDPMScheduler())
+    x = torch.rand(1, 3, 16, 16)
+    assert with_label(load(folder), 3)(x, 0.3).shape == x.shape
+    with pytest.raises(RequestError, match='guidance needs a network that knows "no label"'):
+        with_label(load(folder), 3, guidance=2.0)(x, 0.3)
+    spare = load(folder, options={"classes": 3})
+    assert with_label(spare, 2, guidance=2.0)(x, 0.3).shape == x.shape

@@ -189,3 +189,9 @@ def test_weights_that_do_not_fit_are_refused_by_what_differs(change: str, messag
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=next(iter(options))):
         edm.build(saved(network_of("DDPM++")), FILE, options)
+
+
+def test_sigma_data_of_a_baseline_that_has_none_is_refused() -> None:
+    for kind in ("vp", "ve"):
+        with pytest.raises(RequestError, match=f"sigma_data with precondition {kind}, which has none"):
+            edm.build(saved(network_of("DDPM++")), FILE, {"precondition": kind, "sigma_data": 0.4})

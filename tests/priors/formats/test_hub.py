@@ -83,7 +83,8 @@ def test_offline_and_not_in_the_cache_is_one_line_that_says_what_to_put_where(
     if how in hub.OFFLINE:
         monkeypatch.setenv(how, "true")
     with pytest.raises(
-        RequestError, match=r"is not in the cache; .*`hf download someone/ddpm-tiny`"
+        RequestError,
+        match=r"no such folder here, and the model is not in the cache; .*`hf download someone/ddpm-tiny`",
     ) as caught:
         load_prior(NAME, offline=how == "argument")
     assert str(cache) in str(caught.value)
@@ -98,7 +99,8 @@ def test_descriptions_without_weights_name_the_file_of_weights(cache: Path, repo
 
 def test_without_a_network_it_is_one_line_that_says_what_to_put_where(cache: Path) -> None:
     with pytest.raises(
-        InvdiffError, match=r"the hub cannot be reached; .*`hf download someone/ddpm-tiny`"
+        InvdiffError,
+        match=r"no such folder here, and the hub cannot be reached; .*`hf download someone/ddpm-tiny`",
     ) as caught:
         load_prior(NAME)
     assert not isinstance(caught.value, RequestError)

@@ -112,7 +112,7 @@ def test_a_pickled_network_is_refused_with_a_recipe(tmp_path: Path, ending: str)
 
 
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".ckpt", ".bin"])
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 def test_a_truncated_checkpoint_is_named(tmp_path: Path, ending: str, share: float) -> None:
     path = tmp_path / f"weights{ending}"
     torch.save({"weight": torch.rand(3000)}, path)
@@ -123,13 +123,44 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, ending: str, share: flo
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_text("hello, this is text")
+@pytest.mark.parametrize("size", [2, 20, 1000])
+def test_a_truncated_checkpoint_of_the_old_kind_is_named_without_empty_brackets(
+    tmp_path: Path, size: int
+) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"weight": torch.rand(3000)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(RequestError, match=r"weights\.pt: truncated or corrupt( \(.+\))?$"):
+        load_prior(path)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.ckpt", "weights.safetensors", "weights"])
+def test_an_empty_file_is_called_empty(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(RequestError, match=rf"{name}: an empty file$"):
+        load_prior(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "weights.pt", "weights.bin"])
+@pytest.mark.parametrize("text", ["hello, this is text", "# notes", "<!DOCTYPE html>"])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
     with pytest.raises(
-        RequestError, match=r"notes\.txt: (no checkpoint that torch\.save wrote|.*more than weights)"
+        RequestError, match=rf"{name}: not a checkpoint: neither safetensors nor of torch\.save$"
     ):
         load_prior(path)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
+def test_a_raw_pickle_is_refused_in_our_words_and_not_in_torch_s(tmp_path: Path, protocol: int) -> None:
+    marker, path = tmp_path / "it_ran", tmp_path / "raw.pkl"
+    path.write_bytes(pickle.dumps(Malicious(marker), protocol=protocol))
+    named = "an old-style pickle" if protocol > 2 else "getattr"
+    with pytest.raises(RequestError, match=rf"\({named}\); nothing was run: convert it") as caught:
+        load_prior(path)
+    assert "PyTorch" not in str(caught.value)
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"steps": 3}, {}, torch.zeros(3)])

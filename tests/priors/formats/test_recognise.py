@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from invdiff import load_prior
 from invdiff.errors import RequestError
 from invdiff.priors import EDM, Card, NetworkPrior, formats, save_prior
+from invdiff.priors.formats import base
 from invdiff.priors.nets.adm import ADM
 from invdiff.priors.nets.unet import UNet
 from tests.priors.formats.conftest import randomise
@@ -110,3 +111,21 @@ def test_a_torch_module_that_is_no_denoiser_of_a_library_is_a_function() -> None
 
     prior = load_prior(Halve())
     assert (prior.card.name, prior.card.format) == ("Halve", "a function D(x, sigma)")
+
+
+def test_a_truncated_safetensors_of_somebody_else_s_is_not_asked_to_be_ours(adm: Path) -> None:
+    other = adm.with_suffix(".safetensors")
+    save_file(torch.load(adm, weights_only=True)["model"], other)
+    data = other.read_bytes()
+    for size in (5, 100, len(data) - 100):
+        other.write_bytes(data[:size])
+        with pytest.raises(RequestError, match=r"tiny\.safetensors: not a readable safetensors") as caught:
+            load_prior(other)
+        assert "invdiff" not in str(caught.value).removeprefix(str(other))
+
+
+def test_filled_weights_are_float32_whatever_they_were() -> None:
+    network = torch.nn.Linear(2, 2).half()
+    weights = {"weight": torch.ones(2, 2, dtype=torch.float64), "bias": torch.ones(2, dtype=torch.float16)}
+    filled = base.fill(network, weights, Path("x"), "it holds")
+    assert {value.dtype for value in filled.state_dict().values()} == {torch.float32}

@@ -505,3 +505,8 @@ def test_weights_that_do_not_fit_are_refused_by_what_differs(change: str, messag
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=next(iter(options))):
         score_sde.build(weights_of("DDPM++"), FILE, options)
+
+
+def test_a_clock_of_a_network_that_is_told_sigma_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"clock discrete: this is a VE network.*leave it out"):
+        score_sde.build(weights_of("NCSN++"), FILE, {"clock": "discrete"})
