@@ -572,9 +572,8 @@ def check_label(prior: str, classes: int | None, label: int | None, guidance: fl
         raise RequestError(f"guidance: expected a finite number, got {guidance}")
     if label is None:
         if guidance != 1:
-            raise RequestError(
-                f"guidance {guidance:g}: needs a label to guide to; give one of prior {prior}'s"
-            )
+            remedy = "which knows none; leave guidance out" if classes == 0 else "give one it knows"
+            raise RequestError(f"guidance {guidance:g}: needs a label of prior {prior}, {remedy}")
         return
     if isinstance(label, bool) or not isinstance(label, int):
         raise RequestError(f"label: expected a whole number, got {label!r}")
