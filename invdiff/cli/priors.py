@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 
 from ..catalog import FORMATS, PRIORS, PriorInfo, check_label
 from ..errors import InvdiffError, RequestError, unknown
-from .listings import Json, print_json, print_table
+from .listings import Json, finite, print_json, print_table
 from .progress import Reporter
 from .restore import DEVICES, Label, Offline, Quiet, check_prior
 
@@ -93,7 +92,7 @@ def check_command(
             print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
         raise
     if as_json:
-        print_json(_finite(report.as_dict()))
+        print_json(finite(report.as_dict()))
     else:
         _print(report, image_folder)
     if not report.fine:
@@ -149,12 +148,3 @@ def _print(report: Report, folder: Path | None) -> None:
     print(report.verdict())
     if folder is None and not (report.fine and report.judged):
         print("It was tried on photographs; --images DIR tries it on pictures such as it was trained on.")
-
-
-def _finite(value: Any) -> Any:
-    """As JSON can hold it: null for what is not a finite number."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import tuning
 from ..errors import InvdiffError, RequestError, nearest
 from . import files
+from .listings import finite
 from .progress import Reporter
 from .restore import AsJson, Quiet, check_prior
 
@@ -48,7 +48,7 @@ def tune_command(
         raise
     if as_json:
         print(
-            json.dumps(_finite({**dataclasses.asdict(tuned), "out": str(out)}), indent=2, ensure_ascii=False)
+            json.dumps(finite({**dataclasses.asdict(tuned), "out": str(out)}), indent=2, ensure_ascii=False)
         )
     else:
         print(tuned.table(), end="")
@@ -87,12 +87,3 @@ def _run(recipe: Path, overrides: list[str], out: Path, resume: bool, quiet: boo
                     f"stopped: what is finished is kept in {out}; --resume goes on from there", always=True
                 )
             raise
-
-
-def _finite(value: Any) -> Any:
-    """As JSON can hold it: null for what is not a finite number."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -101,7 +101,7 @@ def _find(source: str | Path, offline: bool) -> tuple[Path, str]:
         return path, path.stem
     if path.is_dir():
         return (path / IN_A_FOLDER if (path / IN_A_FOLDER).is_file() else path), path.resolve().name
-    if hub.is_name(name):
+    if catalog.is_hub_name(name):
         return hub.snapshot(name, offline=offline), name
     if path.suffix or len(path.parts) > 1:
         raise RequestError(f"prior {source}: no such file")

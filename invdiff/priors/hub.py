@@ -7,7 +7,6 @@ weights are; and safetensors before anything else.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,6 @@ _DESCRIPTIONS = tuple(
 _USUAL = ("model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors")
 _NOT_HERE = "no such folder here, and"
 """A name on the hub may be meant for a folder's, and mistyped."""
-_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w.-]+)?")
-
-
-def is_name(source: str) -> bool:
-    """Whether it has the form "owner/name" or "owner/name@revision", and no local folder is called as its owner."""
-    return (
-        bool(_NAME.fullmatch(source))
-        and not Path(source).suffix[1:].isalpha()
-        and not Path(source).parent.exists()
-    )
 
 
 def is_offline(offline: bool = False) -> bool:

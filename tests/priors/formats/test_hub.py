@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from invdiff import load_prior
+from invdiff import catalog, load_prior
 from invdiff.errors import InvdiffError, RequestError
 from invdiff.priors import hub
 
@@ -195,9 +195,9 @@ def test_a_repository_of_something_else_and_one_that_is_not_there_are_named(
 def test_what_looks_like_a_path_is_none_of_the_hub_s_names(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     for path in ("runs/mnist", "someone/weights.pt", "a/b/c", "./someone", "/someone", "natural", "~/x"):
-        assert not hub.is_name(path), path
+        assert not catalog.is_hub_name(path), path
     for name in (NAME, f"{NAME}@v1.0", "google/ddpm-cat-256", "someone/model-v1.5"):
-        assert hub.is_name(name), name
+        assert catalog.is_hub_name(name), name
 
 
 def test_a_revision_is_passed_on(cache: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
