@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import methods, operators
     from .errors import InvdiffError, RequestError
-    from .priors import load_prior
+    from .priors import Cascade, load_prior
     from .restore import Result, restore
     from .sample import Samples, sample
 
 __all__ = [
+    "Cascade",
     "InvdiffError",
     "RequestError",
     "Result",
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives: (module, attribute), or (module, "") for the module itself.
 _WHERE = {
+    "Cascade": ("invdiff.priors", "Cascade"),
     "InvdiffError": ("invdiff.errors", "InvdiffError"),
     "RequestError": ("invdiff.errors", "RequestError"),
     "Result": ("invdiff.restore", "Result"),

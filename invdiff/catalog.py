@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,7 +36,8 @@ class MethodInfo:
     "no" = exact measurements only); any_noise: whether it knows every noise that has a score, and meets no other as a
     Gaussian; gradient: it differentiates through the network (two to three times an evaluation's time and memory);
     evaluations: network evaluations per step of the grid; exact: under what its samples are the posterior's as steps
-    grow; guided: an x̂₀ that any integrator walks; own: its settings that not every method has.
+    grow; guided: an x̂₀ that any integrator walks; conditional: it is for networks that are shown y, which must have
+    been trained for that task; own: its settings that not every method has.
     """
 
     name: str
@@ -50,6 +51,7 @@ class MethodInfo:
     source: str
     summary: str
     guided: bool = True
+    conditional: bool = False
     own: tuple[str, ...] = ()
 
     @property
@@ -89,6 +91,8 @@ class PriorInfo:
     file: of a packaged prior inside the package's folder, "/"-separated; of another, which is shipped beside the
     package, the name its file has in any of `places()`. sha256: what its bytes must hash to; card: its page; size: the
     side of its pictures where it knows no other; multiple: what sizes are padded to; classes: how many labels it knows.
+    Of a conditional model tasks and noise: the measurements it was trained on, as its card's `condition` has them;
+    instead_of: the prior of the same pictures, in whose stead the method sr3 takes it.
     """
 
     name: str
@@ -100,6 +104,9 @@ class PriorInfo:
     training_data: str
     card: str
     packaged: bool = True
+    tasks: tuple[str, ...] = ()
+    noise: float = 0.0
+    instead_of: str = ""
     multiple: int = 1
     size: int | None = None
     classes: int = 0
@@ -352,6 +359,19 @@ METHODS: dict[str, MethodInfo] = {
         source="Ho et al. 2020, arXiv:2006.11239",
         summary="Denoising: the measurement is x_σ at σ = σ_y; one step gives the posterior mean.",
     ),
+    "sr3": MethodInfo(
+        name="sr3",
+        title="SR3, a network that is shown the measurement",
+        needs="any",
+        any_noise=True,
+        gradient=False,
+        evaluations="1",
+        exact="any prior, by noisy steps",
+        source="Saharia et al. 2021, arXiv:2104.07636",
+        summary="A network trained for the task, shown y: few steps, no tuning; where there is one for it.",
+        conditional=True,
+        own=("consistency", "zeta"),
+    ),
 }
 
 
@@ -566,12 +586,23 @@ def is_hub_name(text: str) -> bool:
     )
 
 
-def check_label(prior: str, classes: int | None, label: int | None, guidance: float) -> None:
-    """RequestError for a label that the prior does not have, or guidance that is none. classes: None if not known."""
+def check_label(
+    prior: str, classes: int | None, label: int | None, guidance: float, dropout: float | None = None
+) -> None:
+    """RequestError for a label that the prior does not have, or guidance that is none. classes: None if not known.
+
+    dropout: of a conditional prior, which guidance takes towards its measurement where it was trained with some; None
+    of any other, which it takes towards a label.
+    """
     if not math.isfinite(guidance):
         raise RequestError(f"guidance: expected a finite number, got {guidance}")
+    if dropout == 0 and guidance != 1:
+        raise RequestError(
+            f"guidance {guidance:g}: prior {prior} was always shown its measurement (condition.dropout 0); leave "
+            "guidance out"
+        )
     if label is None:
-        if guidance != 1:
+        if guidance != 1 and dropout is None:
             remedy = "which knows none; leave guidance out" if classes == 0 else "give one it knows"
             raise RequestError(f"guidance {guidance:g}: needs a label of prior {prior}, {remedy}")
         return
@@ -585,6 +616,108 @@ def check_label(prior: str, classes: int | None, label: int | None, guidance: fl
         knows = "labels from 0" if classes is None else f"labels 0 to {classes - 1}"
         raise RequestError(f"label {label}: prior {prior} knows {knows}")
 
+
+OPERATOR_TASKS: dict[str, str] = {
+    "mask": "inpainting",
+    "blur": "deblurring",
+    "identity": "denoising",
+    "diagonal": "flat-fielding",
+    "demosaic": "demosaicing",
+    "grayscale": "colourisation",
+    "compressed_sensing": "compressed sensing",
+    "clip": "declipping",
+    "quantize": "dequantisation",
+    "jpeg": "JPEG restoration",
+    "phase_retrieval": "phase retrieval",
+}
+"""What undoing an operator of `invdiff.operators.OPERATORS` is called, but for those with a factor (`enlargement`)."""
+
+_ONCE = ("inpainting", "deblurring", "flat-fielding")
+_THEN = ", then "
+
+
+def enlargement(factor: int, how: str) -> str:
+    """What undoing a reduction by this factor is called. how: it was reduced."""
+    return f"super-resolution ×{factor} ({how})"
+
+
+def one_after_another(tasks: Iterable[str]) -> str:
+    """What undoing several operators is called, in the order in which light meets them.
+
+    It says no more than `operators.composed` leaves: the identity is left out, of neighbours of one kind one is named.
+    """
+    found: list[str] = []
+    for task in (one for several in tasks for one in several.split(_THEN)):
+        last = found[-1] if found else ""
+        if task == OPERATOR_TASKS["identity"] or (task == last and task in _ONCE):
+            continue
+        if {last, task} == {"inpainting", "flat-fielding"}:
+            found[-1] = "flat-fielding"
+        else:
+            found.append(task)
+    return _THEN.join(found) or OPERATOR_TASKS["identity"]
+
+
+def together(tasks: Iterable[str]) -> str:
+    """What restoring from several measurements of one picture is called."""
+    return " with ".join(task.replace(_THEN, " and ") for task in tasks)
+
+
+def trained_for(tasks: Iterable[str], noise: float) -> str:
+    """The measurements that a conditional model was trained on, in words. No tasks: any; noise may be infinite."""
+    noises = "any noise" if math.isinf(noise) else f"noise up to {noise:g}" if noise else "without noise"
+    return f"{' or '.join(tasks) or 'any measurement'}, {noises}"
+
+
+def check_trained(prior: str, tasks: Collection[str], noise: float, task: str, sigma_y: float) -> None:
+    """RequestError, with what it was trained for, where a conditional model was not trained for such measurements."""
+    if tasks and task not in tasks:
+        raise RequestError(f"prior {prior} was trained for {trained_for(tasks, noise)}; got {task}")
+    if sigma_y > noise + NOISE_SLACK:
+        raise RequestError(
+            f"prior {prior} was trained for {trained_for(tasks, noise)}; got noise {sigma_y:.3g}"
+        )
+
+
+def needs_a_measurement(prior: str, tasks: Iterable[str], noise: float) -> str:
+    """One line for where a conditional model that cannot do without a measurement was asked without one."""
+    return (
+        f"prior {prior} must be shown a measurement ({trained_for(tasks, noise)}); invdiff restore does that"
+    )
+
+
+def model_for(prior: str, task: str, sigma_y: float) -> str | None:
+    """The conditional model that stands for a prior in such a task, as `conditional.task_of` names it; None: none."""
+    return next((info.name for info in _models(prior, task, sigma_y) if info.path.is_file()), None)
+
+
+def no_model(prior: str, task: str, sigma_y: float) -> str:
+    """That there is none, or none here, and what is done instead, as one line."""
+    instead = "Restoring with the method auto instead"
+    absent = next((info for info in _models(prior, task, sigma_y) if not info.path.is_file()), None)
+    if absent is not None:
+        return f"sr3: {absent.missing()}. {instead}"
+    noise = f" with noise {sigma_y:.3g}" if sigma_y else ""
+    made = [
+        f"{name} ({trained_for(info.tasks, info.noise)})"
+        for name, info in PRIORS.items()
+        if info.instead_of == prior
+    ]
+    there = f"; there is {', '.join(made)}" if made else ""
+    return (
+        f"sr3: no conditional model of prior {prior} for {task}{noise}{there}. {instead}; "
+        "invdiff train makes one, see docs/conditional.md"
+    )
+
+
+def _models(prior: str, task: str, sigma_y: float) -> list[PriorInfo]:
+    """The conditional models in a prior's stead that were trained for such measurements, whether here or not."""
+    mine = (info for info in PRIORS.values() if info.instead_of == prior)
+    return [info for info in mine if task in info.tasks and sigma_y <= info.noise + NOISE_SLACK]
+
+
+NOISE_SLACK = 0.005
+"""Noise of files, in image units, that a model trained without noise is not spoilt by: little more than rounding."""
 
 AUTO = "auto"
 """The method name that stands for a choice by operator and noise; not one of METHODS."""
@@ -606,7 +739,8 @@ def task_info(name: str) -> TaskInfo:
 
 def usable_methods(abilities: Collection[str], sigma_y: float) -> tuple[str, ...]:
     """Names of the methods that can treat an operator of these abilities with noise sigma_y (image units)."""
-    return tuple(name for name, info in METHODS.items() if info.accepts(abilities, sigma_y))
+    able = (name for name, info in METHODS.items() if info.accepts(abilities, sigma_y))
+    return tuple(name for name in able if not METHODS[name].conditional)
 
 
 def check_method(name: str, abilities: Collection[str], sigma_y: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -30,7 +31,7 @@ def build(kind: type[T], data: Mapping[str, Any], where: str) -> T:
 
     _check_keys(kind, data, where, "")
     try:
-        return pydantic.TypeAdapter(kind).validate_python(dict(data))
+        return _adapter(kind).validate_python(dict(data))  # type: ignore[arg-type]  # a class is hashable
     except pydantic.ValidationError as error:
         first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
@@ -40,6 +41,14 @@ def build(kind: type[T], data: Mapping[str, Any], where: str) -> T:
         raise RequestError(f"{where}: {key + '.' if key else ''}{first['msg'].removeprefix('Value error, ')}")
     reason = first["msg"].replace("Input should be", "expected").replace("an instance of", "keys of")
     raise RequestError(f"{where}: {key}: {reason}, got {first['input']!r}")
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    """pydantic's, which takes milliseconds to make: training builds an operator for every picture."""
+    import pydantic
+
+    return pydantic.TypeAdapter(kind)
 
 
 def dump(config: Any) -> dict[str, Any]:
@@ -89,8 +98,11 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise RequestError(f"override {override!r}: {value!r} is not a YAML value") from None
 
 
+_hints = cache(get_type_hints)
+
+
 def _check_keys(kind: Any, data: Mapping[str, Any], where: str, prefix: str) -> None:
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     known = [field.name for field in dataclasses.fields(kind)]
     for key, value in data.items():
         if key not in known:

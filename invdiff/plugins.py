@@ -108,6 +108,13 @@ class Foreign(Spec):
             )
         return made
 
+    def task(self, shape: Shape | None = None) -> str | None:
+        if shape is None:
+            return None
+        from .priors.conditional import task_of
+
+        return task_of(self.operator(shape))
+
     def measured(self, shape: Shape) -> Measured:
         return tuple(self.operator(shape).out_shape)
 

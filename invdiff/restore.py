@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -15,8 +16,8 @@ from torch import Tensor
 from invdiff import catalog, config
 from invdiff.errors import RequestError, unknown
 from invdiff.likelihood import Measurement, gaussian
-from invdiff.methods import METHODS, Method, Problem, coarse, sample
-from invdiff.methods.defaults import AUTO, defaults
+from invdiff.methods import METHODS, SR3, Method, Problem, coarse, sample
+from invdiff.methods.defaults import AUTO, abilities, defaults
 from invdiff.methods.streams import Streams, checksum
 from invdiff.operators import (
     ColouredNoise,
@@ -28,10 +29,11 @@ from invdiff.operators import (
     PerImage,
     ProximalOperator,
     Quantize,
-    SpectralOperator,
     estimate_sigma,
 )
 from invdiff.priors import Prior, fitted, load_prior
+from invdiff.priors.cascade import cascade_of
+from invdiff.priors.conditional import ConditionalPrior, check_task, condition_of, task_of
 from invdiff.priors.fit import fit
 from invdiff.priors.guidance import check_label_of, with_label
 from invdiff.priors.network import resolve_device
@@ -98,8 +100,10 @@ def restore(
     network together (default: eight on a GPU, one on a CPU; halved when a GPU's memory does not hold it). The draws
     of a sample depend on seed, the image and the sample's index alone. A prior of other channels, or another size, is
     made to fit (`priors.fitted`; the result's config says how, under "fit"). label: of a prior with classes, what the
-    picture shows; guidance: how far towards that (`priors.with_label`).
+    picture shows; guidance: how far towards that (`priors.with_label`), or of a conditional prior towards y.
 
+    A conditional prior is shown y, and auto is then the method sr3; sr3 with another prior takes the conditional model
+    that stands for it in this task (`catalog.PRIORS`), or warns and falls back on auto where there is none.
     RequestError, before any weight is loaded, for a pairing of method and operator that cannot be, or values out of
     range. callback is told after every step.
     """
@@ -108,13 +112,26 @@ def restore(
         "device": device, "precision": precision, "options": options, "profile": profile,
         "label": label, "guidance": guidance,
     }  # fmt: skip
-    check_label_of(prior, label, guidance)
+    cascade = cascade_of(prior)
+    if cascade is not None:
+        from invdiff.cascade import restored  # which asks this function for its first stage
+
+        return restored(y, op, cascade, sigma_y, callback, arguments)
+    prior, method, options, why = _model(
+        prior, method, options or {}, lambda: _noise_of(y, op, sigma_y, noise), op
+    )
+    name, condition = condition_of(prior)
+    conditional = condition is not None
+    check_label_of(prior, label, guidance, condition.dropout if condition else None)
+    arguments["method"], arguments["options"] = method, options
     if isinstance(op, PerImage):
-        return _one_by_one(y, op, prior, sigma_y, callback, arguments)
+        return _one_by_one(y, op, prior, sigma_y, callback, arguments, why)
     given = measured(y, op, sigma_y, noise)
+    spread = _spread(given)
+    check_task(name, condition, op, spread)
     known = _as_known_to(method, given)
     if isinstance(known.operator, PerImage):
-        return _one_by_one(y, op, prior, sigma_y, callback, arguments)
+        return _one_by_one(y, op, prior, sigma_y, callback, arguments, why)
     chosen, reason = choose_method(
         known.operator, method, known.sigma_y, samples=samples, steps=steps, options=options or {}
     )
@@ -125,16 +142,23 @@ def restore(
         reason += "; rounding is taken as noise of a step/√12"
     _check_numbers(samples=(samples, 1), batch=(1 if batch is None else batch, 1), seed=(seed, 0))
     place = resolve_device(device)
-    loaded = with_label(load_prior(prior, device=place, precision=precision), label, guidance)
-    loaded = fitted(loaded, op.in_shape)
+    loaded = with_label(
+        load_prior(prior, device=place, precision=precision), label, 1.0 if conditional else guidance
+    )
     check_prior(loaded, chosen)
     began = time.perf_counter()
     images = [checksum(image) for image in given.y]
     same = known is given
     given = _moved(given, place)
+    if isinstance(loaded, ConditionalPrior):
+        loaded = loaded.seeing(given.y, given.operator, spread, guidance=guidance)
+    else:
+        loaded = fitted(loaded, op.in_shape)
     known = given if same else _moved(known, place)
     y, op = known.y, known.operator
-    stages = coarse.stages(y, op, chosen) if method == catalog.AUTO else [coarse.Stage(y, op, chosen)]
+    refined = method == catalog.AUTO and not conditional
+    stages = coarse.stages(y, op, chosen) if refined else [coarse.Stage(y, op, chosen)]
+    reason = why or reason
     if len(stages) > 1:
         reason += f"; large holes, so coarse to fine in {len(stages)} sizes"
     counter = Counter(loaded, profile)
@@ -158,7 +182,7 @@ def restore(
             "seed": seed,
             "sizes": sizes,
             "walk": work.steps,
-            "fit": fit(loaded),
+            "fit": fit(getattr(loaded, "prior", loaded) if conditional else loaded),
             "label": label,
             "guidance": guidance,
         },
@@ -167,6 +191,50 @@ def restore(
         seconds=time.perf_counter() - began,
         network_seconds=counter.seconds if profile else None,
     )
+
+
+def _model(
+    prior: str | Prior | Callable[[Tensor, Any], Tensor],
+    method: str | Method,
+    options: Mapping[str, Any],
+    noise: Callable[[], float],
+    op: Operator,
+) -> tuple[str | Prior | Callable[[Tensor, Any], Tensor], str | Method, Mapping[str, Any], str]:
+    """The prior, the method and its options to use, and why where they are not what was asked for.
+
+    Of a conditional prior auto is sr3. sr3 with another prior takes the conditional model that knows the same pictures
+    (`catalog.model_for`), or where there is none for such a measurement falls back on auto, with a warning.
+    """
+    name, condition = condition_of(prior)
+    if condition is not None:
+        why = "made for it: a conditional prior" if method == catalog.AUTO else ""
+        return prior, "sr3" if method == catalog.AUTO else method, options, why
+    if method != "sr3" and not isinstance(method, SR3):
+        return prior, method, options, ""
+    task, sigma_y = task_of(op), noise()
+    known, card = catalog.PRIORS.get(name), getattr(prior, "card", None)
+    of_that_name = known is not None and card is not None and card.checksum != known.sha256
+    model = None if of_that_name else catalog.model_for(name, task, sigma_y)
+    if model is not None:
+        return model, method, options, f"asked for; {model} is the conditional model for {task}"
+    why = catalog.no_model(name, task, sigma_y)
+    warnings.warn(why, UserWarning, stacklevel=3)
+    own = catalog.METHODS["sr3"].own
+    return prior, catalog.AUTO, {key: value for key, value in options.items() if key not in own}, why
+
+
+def _noise_of(y: Tensor, op: Operator, sigma_y: float | Literal["auto"], noise: Noise | None) -> float:
+    """The largest standard deviation of the noise of any of these measurements; RequestError as `measured`."""
+    each = (
+        [(y[i : i + 1], part) for i, part in enumerate(op.parts[: len(y)])]
+        if isinstance(op, PerImage)
+        else [(y, op)]
+    )
+    return max(_spread(measured(one, part, sigma_y, noise)) for one, part in each)
+
+
+def _spread(given: Measurement) -> float:
+    return given.sigma_y if given.noise is None else float(given.spread.max())
 
 
 def _as_known_to(method: str | Method, given: Measurement) -> Measurement:
@@ -186,12 +254,14 @@ def _one_by_one(
     sigma_y: float | Literal["auto"],
     callback: Callable[[Progress], None] | None,
     arguments: dict[str, Any],
+    why: str,
 ) -> Result:
     """`restore` for pictures that have, or whose noise makes, an operator each: none feels the others."""
     if isinstance(op, PerImage) and len(y) != len(op.parts):
         raise RequestError(f"y: expected {len(op.parts)} measurements for {op.describe()}, got {len(y)}")
     for i in range(len(y)):  # what cannot be, before anything slow
         one = measured(y[i : i + 1], op.pick([i]), sigma_y, arguments["noise"])
+        check_task(*condition_of(prior), one.operator, _spread(one))
         known = _as_known_to(arguments["method"], one)
         chosen, _ = choose_method(
             known.operator, arguments["method"], known.sigma_y, steps=arguments["steps"],
@@ -212,6 +282,7 @@ def _one_by_one(
     return replace(
         found[0],
         samples=torch.cat([result.samples for result in found], dim=1),
+        reason=why or found[0].reason,
         checksums=[checksum for result in found for checksum in result.checksums],
         seconds=sum(result.seconds for result in found),
         network_seconds=sum(network) if arguments["profile"] else None,
@@ -264,19 +335,6 @@ def choose_method(
         raise unknown("method", method, (*METHODS, catalog.AUTO))
     catalog.check_method(name, abilities(op), sigma_y)
     return config.build(METHODS[name], {**defaults(name, op), **options}, name), reason
-
-
-def abilities(op: Operator) -> frozenset[catalog.Ability]:
-    """What a method may ask of this operator."""
-    if isinstance(op, Identity):
-        return catalog.IDENTITY
-    if isinstance(op, Mask):
-        return catalog.MASK
-    if isinstance(op, SpectralOperator):
-        return catalog.SPECTRAL
-    if isinstance(op, LinearOperator):
-        return catalog.LINEAR
-    return catalog.PROXIMAL if isinstance(op, ProximalOperator) else catalog.ANY
 
 
 def measured(
@@ -352,7 +410,7 @@ class _Work:
 
     def __init__(
         self,
-        prior: Prior,
+        prior: Counter,
         stages: list[coarse.Stage],
         measurement: Measurement,
         given: Measurement,
@@ -385,4 +443,6 @@ class _Work:
 
     def _problem(self, stage: coarse.Stage, images: list[int] | None = None) -> Problem:
         measurement = replace(self.measurement, y=stage.y, operator=stage.operator)
-        return Problem(self.prior, measurement if images is None else measurement.pick(images))
+        if images is None:
+            return Problem(self.prior.seeing(range(len(stage.y))), measurement)
+        return Problem(self.prior.seeing(images), measurement.pick(images))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from invdiff.errors import InvdiffError
 from invdiff.priors import Card, Prior
+from invdiff.priors.conditional import Sees
 from invdiff.priors.guidance import evaluations
 
 T = TypeVar("T")
@@ -87,12 +88,20 @@ class Counter:
     def card(self) -> Card:
         return self.prior.card
 
+    def seeing(self, images: Sequence[int]) -> Prior:
+        """For some images of the batch alone: of a prior that sees their measurements, those of these."""
+        return _Picked(self, self.prior.pick(images)) if isinstance(self.prior, Sees) else self
+
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self.counted(self.prior, x, sigma)
+
+    def counted(self, prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """D of this prior, counted as the one's that was given."""
         self.evaluations += self._each * len(x)
         if not self.profile:
-            return self.prior(x, sigma)
+            return prior(x, sigma)
         began = _now(x.device)
-        denoised = self.prior(x, sigma)
+        denoised = prior(x, sigma)
         self.seconds += _now(x.device) - began
         if (
             denoised.requires_grad
@@ -107,6 +116,25 @@ class Counter:
             denoised.register_hook(enter)
             x.register_hook(leave)
         return denoised
+
+
+@dataclass(frozen=True, eq=False)
+class _Picked:
+    """Of a counted prior that sees a measurement each, that of some images."""
+
+    counter: Counter
+    prior: Sees
+
+    @property
+    def card(self) -> Card:
+        return self.prior.card
+
+    @property
+    def centre(self) -> Tensor | None:
+        return self.prior.centre
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self.counter.counted(self.prior, x, sigma)
 
 
 def _now(device: torch.device) -> float:

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invdiff import config, methods
+from invdiff import catalog, config, methods
 from invdiff.errors import RequestError
 from invdiff.likelihood import Measurement
 from invdiff.methods import Problem, Unconditional
 from invdiff.methods.streams import Streams
 from invdiff.operators import Operator
 from invdiff.priors import Card, Prior, fitted, load_prior
+from invdiff.priors.cascade import cascade_of
+from invdiff.priors.conditional import condition_of
 from invdiff.priors.fit import fit
 from invdiff.priors.guidance import check_label_of, with_label
 from invdiff.priors.network import resolve_device
@@ -85,6 +87,19 @@ def sample(
             raise RequestError(f"{name}: expected a whole number, at least {least}, got {value!r}")
     if len(shape) != 3 or not all(isinstance(n, Integral) and n >= 1 for n in shape):
         raise RequestError(f"shape: expected (channels, height, width), each at least 1, got {tuple(shape)}")
+    cascade = cascade_of(prior)
+    if cascade is not None:
+        from invdiff.cascade import sampled  # which asks this function for its base
+
+        arguments = {
+            **{name: getattr(method, name) for name in ("integrator", "grid", "steps", "jump", "repeats")},
+            "sigma_max": sigma_max, "sigma_min": sigma_min, "label": label, "guidance": guidance, "samples": samples,
+            "first": first, "seed": seed, "batch": batch, "device": device, "precision": precision,
+        }  # fmt: skip
+        return sampled((shape[0], shape[1], shape[2]), cascade, method, callback, arguments)
+    name, condition = condition_of(prior)
+    if condition is not None and not condition.dropout:
+        raise RequestError(catalog.needs_a_measurement(name, condition.tasks, condition.noise))
     check_label_of(prior, label, guidance)
     place = resolve_device(device)
     loaded = with_label(load_prior(prior, device=place, precision=precision), label, guidance)

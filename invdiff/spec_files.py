@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from . import config, plugins
+from .catalog import OPERATOR_TASKS, one_after_another, together
 from .errors import RequestError, unknown
 from .specs import ABILITIES, SPECS, Fold, Identity, Kind, Measured, Shape, Size, Spec, Trait, shape_needed
 from .words import dims
@@ -52,6 +53,9 @@ class Scale(Spec):
         from . import operators
 
         return operators.scaled(operators.Identity(shape), self.by)
+
+    def task(self, shape: Shape | None = None) -> str:
+        return OPERATOR_TASKS["identity"]
 
     def dump(self) -> Any:
         return {self.name: self.by}
@@ -128,6 +132,13 @@ class Composition(Spec):
             else:
                 whole = operators.composed(part.operator(_picture(at, part)), whole)
         return whole
+
+    def task(self, shape: Shape | None = None) -> str | None:
+        steps: list[tuple[Spec, Shape | None]] = [(part, None) for part in self.parts]
+        if shape is not None:
+            steps = [(p, None if isinstance(p, Scale) else _picture(at, p)) for p, at in self._walk(shape)]
+        tasks = [part.task(at) for part, at in steps]
+        return None if None in tasks else one_after_another(task for task in tasks if task)
 
     def measured(self, shape: Shape) -> Measured:
         part, at = self._walk(shape)[-1]
@@ -225,6 +236,10 @@ class Stack(Spec):
 
         self._sizes(shape)
         return operators.stacked([part.operator(shape) for part in self.parts])
+
+    def task(self, shape: Shape | None = None) -> str | None:
+        tasks = [part.task(shape) for part in self.parts]
+        return None if None in tasks else together(task for task in tasks if task)
 
     def measured(self, shape: Shape) -> Measured:
         return (sum(math.prod(size) for size in self._sizes(shape)),)

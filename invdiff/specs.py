@@ -15,7 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-from .catalog import ANY, IDENTITY, LINEAR, MASK, PROXIMAL, SPECTRAL, Ability
+from .catalog import (
+    ANY,
+    IDENTITY,
+    LINEAR,
+    MASK,
+    OPERATOR_TASKS,
+    PROXIMAL,
+    SPECTRAL,
+    Ability,
+    enlargement,
+)
 from .errors import RequestError, unknown
 from .masks import Colour, MaskFile, checked, read_mask_file
 from .words import by, dims
@@ -93,9 +103,14 @@ class Spec(ABC):
             return ABILITIES[self.kind]
         if shape is None:
             return MASK | IDENTITY
-        from .restore import abilities
+        from .methods.defaults import abilities
 
         return abilities(self.operator(shape))
+
+    def task(self, shape: Shape | None = None) -> str | None:
+        """What undoing it is called, as `priors.conditional.task_of` says of the operator; None where only code, run
+        for a shape, would tell."""
+        return OPERATOR_TASKS[self.name]
 
     @abstractmethod
     def operator(self, shape: Shape) -> Operator:
@@ -648,6 +663,9 @@ class BlurDownsample(KernelSpec):
 
         return operators.BlurDownsample(self.tensor(), self.factor, shape, self.border)
 
+    def task(self, shape: Shape | None = None) -> str:
+        return enlargement(self.factor, "blurred")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Downsample(Spec):
@@ -671,6 +689,9 @@ class Downsample(Spec):
         from . import operators
 
         return operators.Downsample(self.factor, shape, self.kernel, self.edges)
+
+    def task(self, shape: Shape | None = None) -> str:
+        return enlargement(self.factor, self.kernel + (", reflect" if self.edges == "reflect" else ""))
 
     def measured(self, shape: Shape) -> Measured:
         return _fewer(shape, self.factor)

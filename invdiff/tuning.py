@@ -180,6 +180,10 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> Plan:
         with naming(f"{path}: methods"):
             if name not in catalog.METHODS:
                 raise unknown("method", str(name), catalog.METHODS)
+            if catalog.METHODS[name].conditional:
+                raise RequestError(
+                    f"{name}: is for conditional priors, which have nothing to tune; expected a method of any prior"
+                )
             spaces[name] = _space(name, node)
             pairs[name] = [p.name for p in problems.values() if _accepts(name, p, shape)]
             if not pairs[name]:

@@ -20,31 +20,27 @@ ROOT = Path(__file__).resolve().parent.parent
 # Folders and modules of the first level, lowest first; one may import its own layer and those below.
 LAYERS = (
     {"operators"},
-    {"errors", "catalog", "images", "config"},
+    {"errors", "catalog", "images", "config", "cascade_files"},
     {"priors"},
     {"likelihood"},
     {"methods"},
+    {"words", "masks", "noise", "specs", "plugins", "spec_files"},
     {"training"},
     {
-        "words",
-        "masks",
-        "noise",
-        "specs",
-        "plugins",
-        "spec_files",
         "measurements",
         "tasks",
         "running",
         "tuning",
         "restore",
         "sample",
+        "cascade",
     },
     {"evaluation"},
     {"cli", "app"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = ("torch", "torchvision", "deepinv", "skimage", "lpips", "scipy")
-LIGHT = {"", "errors", "catalog", "images", "config", "cli", *LAYERS[6]} - {"running", "restore", "sample"}
+LIGHT = {"", *LAYERS[1], "cli", *LAYERS[5], *LAYERS[7]} - {"running", "restore", "sample", "cascade"}
 OPERATORS_MAY_IMPORT = {*sys.stdlib_module_names, "torch", "invdiff"}
 
 

@@ -20,6 +20,7 @@ from invdiff.errors import RequestError
 from invdiff.noise import NOISES, as_yaml, parse_noise
 from invdiff.operators import OPERATORS
 from invdiff.plugins import GROUP, Foreign, offered
+from invdiff.priors.conditional import task_of
 from invdiff.restore import abilities
 from invdiff.spec_files import Composition, build, read_operator, usage
 from invdiff.specs import FORMULAS, SPECS, Grayscale, KernelSpec, Spec
@@ -144,6 +145,26 @@ def test_what_is_said_before_torch_is_what_the_operator_is(node: Any) -> None:
     assert again == spec
     assert again.operator(SHAPE).describe() == operator.describe()
     json.dumps(spec.describe())
+
+
+@pytest.mark.parametrize("node", SINGLE + TOGETHER, ids=str)
+def test_what_undoing_it_is_called_before_torch_is_what_its_operator_says(node: Any) -> None:
+    spec = said(node)
+    task = task_of(spec.operator(SHAPE))
+    assert spec.task() == spec.task(SHAPE) == task
+    assert task != type(spec.operator(SHAPE)).__name__  # in words
+
+
+def test_what_undoing_code_of_the_users_is_called_is_known_with_the_shape(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from invdiff.operators import Downsample\ndef half(shape):\n    return Downsample(2, shape)\n"
+    )
+    for node in (f"{file}:half", [GAUSSIAN, f"{file}:half"], {"stack": ["identity", f"{file}:half"]}):
+        spec = said(node)
+        assert spec.task() is None
+        assert spec.task(SHAPE) == task_of(spec.operator(SHAPE))
+        assert "super-resolution ×2 (bicubic)" in str(spec.task(SHAPE))
 
 
 @pytest.mark.parametrize("node", SINGLE + TOGETHER, ids=str)

@@ -155,10 +155,15 @@ def measure(task: Task, x: Tensor) -> tuple[Operator, Tensor]:
     return op, y + task.sigma_y * torch.randn(y.shape, generator=torch.Generator().manual_seed(SEED))
 
 
+def walkers() -> list[str]:
+    """Names of the methods that walk any prior: one for conditional models would show another model than the others."""
+    return [name for name, info in METHODS.items() if not info.conditional]
+
+
 def methods_for(task: Task, size: int = 32) -> list[str]:
     """Names of the methods that can do it, "auto" first."""
     able = abilities(task.operator(size))
-    return [AUTO, *(name for name, info in METHODS.items() if info.accepts(able, task.sigma_y))]
+    return [AUTO, *(name for name in walkers() if METHODS[name].accepts(able, task.sigma_y))]
 
 
 # -------------------------------------------------------------------------------------- the restored pictures
@@ -445,7 +450,7 @@ def page(tables: Mapping[str, str], size: int) -> str:
         "\n".join(f"* **`{name}`** {words}" for name, words in SEEN.items()),
     ]
     for name, text in tables.items():
-        missing = [m for m in METHODS if m not in methods_for(TASKS[name])]
+        missing = [m for m in walkers() if m not in methods_for(TASKS[name])]
         parts += [
             f"## {TASKS[name].title}",
             f"![{TASKS[name].title}: each method's pictures](gallery/{name}.jpg)",
@@ -461,9 +466,9 @@ def page(tables: Mapping[str, str], size: int) -> str:
 def chosen_by(only: str, tasks: Collection[str] = tuple(TASKS)) -> tuple[set[str], set[str]]:
     """Methods and tasks named, separated by commas; all of a kind of which none is. RequestError for other names."""
     names = {name for name in only.split(",") if name}
-    methods = {AUTO, *METHODS}
+    methods = {AUTO, *walkers()}
     for name in names - methods - set(tasks):
-        raise unknown("method or task", name, (*METHODS, AUTO, *tasks))
+        raise unknown("method or task", name, (*walkers(), AUTO, *tasks))
     return (names & methods) or methods, (names & set(tasks)) or set(tasks)
 
 

@@ -229,7 +229,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common = {"prior": options.prior, "checksum": priors["float32"].card.checksum, "size": options.size}
     steps = [int(n) for n in options.steps.split(",")]
     wanted = cells(
-        common, [name for name in METHODS if name in methods], [t for t in gallery.TASKS if t in tasks], steps
+        common,
+        [name for name in gallery.walkers() if name in methods],
+        [t for t in gallery.TASKS if t in tasks],
+        steps,
     )
     if options.fresh:
         options.out.unlink(missing_ok=True)

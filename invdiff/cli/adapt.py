@@ -11,6 +11,7 @@ import typer
 from ..catalog import PRIORS, check_label
 from ..errors import RequestError, unknown
 from . import files
+from .known import known
 from .restore import DEVICES, Label, Offline, PriorName, check_prior, classes_of
 
 IN_OUT = ("checkpoints", "prior.safetensors", "recipe.json")
@@ -73,6 +74,11 @@ def adapt_command(
     if device.partition(":")[0] not in DEVICES:
         raise unknown("device", device, DEVICES)
     check_prior(prior)
+    if known(prior).conditional:
+        raise RequestError(
+            f"prior {prior} is a conditional model, which cannot be adapted; invdiff train goes on from one, "
+            "with start_from"
+        )
     check_label(prior, classes_of(prior), label, 1.0)
     _check_out(out, resume)
     own = PRIORS[prior].size or 64 if prior in PRIORS else 1

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import plugins
-from ..catalog import INTEGRATORS, METHODS, TASKS, IntegratorInfo, MethodInfo, usable_methods
+from ..catalog import (
+    INTEGRATORS,
+    METHODS,
+    PRIORS,
+    TASKS,
+    IntegratorInfo,
+    MethodInfo,
+    trained_for,
+    usable_methods,
+)
 from ..spec_files import BUILT_IN, usage
 from ..specs import SPECS
 
@@ -24,6 +33,7 @@ GRIDS = {
     "karras": "evenly in σ^(1/ρ), ρ = 7 unless given, as karras:3 (Karras et al. 2022, arXiv:2206.00364)",
     "log_uniform": "evenly in ln σ",
     "ddpm": "the steps of the network of Ho et al. 2020, arXiv:2006.11239, evenly in t",
+    "sr3": "the steps of the network of Saharia et al. 2021, arXiv:2104.07636, evenly in t",
 }
 """The noise levels `invdiff.methods.grid` knows by name."""
 
@@ -59,6 +69,10 @@ def tasks_command(as_json: Json = False) -> None:
         names = (m if m in noisy[task.name] else f"{m} (without noise)" for m in methods[task.name])
         rows.append((task.name, options, task.summary, ", ".join(names)))
     print_table(("task", "needs", "what it does", "methods"), rows)
+    for info in PRIORS.values():
+        if info.tasks:
+            how = f"--method sr3 --prior {info.instead_of or info.name}"
+            print(f"{how} uses the conditional model {info.name}, for {trained_for(info.tasks, info.noise)}.")
     print(
         "Operators for --operator, in a file or in quotes; keys without a value belong to one kind of it:\n"
     )
@@ -157,7 +171,8 @@ def _needs(method: MethodInfo) -> str:
         **dict.fromkeys(("mask", "linear", "spectral"), f"{method.noisy_needs} if noisy"),
     }
     operator = "any operator" if method.needs == "any" else method.needs
-    parts = [operator, noisy[method.noisy_needs], "any noise" if method.any_noise else ""]
+    known = "a conditional prior" if method.conditional else operator
+    parts = [known, noisy[method.noisy_needs], "any noise" if method.any_noise else ""]
     return ", ".join(part for part in (*parts, "gradient" if method.gradient else "") if part)
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..catalog import FORMATS, PRIORS, PriorInfo, check_label
+from ..catalog import FORMATS, PRIORS, PriorInfo, check_label, trained_for
 from ..errors import InvdiffError, RequestError, unknown
+from .known import known
 from .listings import Json, finite, print_json, print_table
 from .progress import Reporter
 from .restore import DEVICES, Label, Offline, Quiet, check_prior
@@ -34,6 +35,11 @@ def priors_command(context: typer.Context, as_json: Json = False) -> None:
     print_table(heads, [_cells(row) for row in rows])
     for row in rows:
         print(f"{row['name']}: {row['summary']} Trained on: {row['training_data']}.")
+        if row["tasks"]:
+            stead = (
+                f", where --method sr3 takes it in {row['instead_of']}'s stead" if row["instead_of"] else ""
+            )
+            print(f"  Shown the measurement; for {trained_for(row['tasks'], row['noise'])}{stead}.")
         print(f"  Sizes: {row['size_rule']}. Licence: {row['licence']}. Card: {row['card']}.")
     for info in PRIORS.values():
         if not info.path.is_file():
@@ -83,7 +89,8 @@ def check_command(
 
     Measures D on noisy pictures and tries other ranges, predictions, times, σ and colours on the same ones. Without
     --images, a prior of one channel, one size or classes is looked at for gross mistakes alone: photographs are not its
-    kind. Exit code 0: fine, or nothing gross; 1: suspicious.
+    kind. Exit code 0: fine, or nothing gross; 1: suspicious. A conditional model is looked at without a measurement,
+    where it can do without.
     """
     try:
         report = _check(prior, image_folder, label, device, offline, quiet)
@@ -105,6 +112,7 @@ def _check(
     if device.partition(":")[0] not in DEVICES:
         raise unknown("device", device, DEVICES)
     check_prior(name)
+    known(name).check_alone()
     check_label(name, PRIORS[name].classes if name in PRIORS else None, label, 1.0)
     if folder is not None and not folder.exists():
         raise RequestError(f"--images {folder}: no such file or folder")

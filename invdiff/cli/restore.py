@@ -7,6 +7,7 @@ are written as one, the record last. A record that matches the request is what m
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import sys
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..catalog import AUTO, PRIORS, check_label, is_hub_name, method_info
+from .. import cascade_files
+from ..catalog import AUTO, METHODS, PRIORS, check_label, is_hub_name, method_info, model_for, no_model
 from ..errors import InvdiffError, RequestError, nearest, unknown
 from ..plugins import contained
 from . import files
+from .known import IN_A_FOLDER, Known, is_whole, known
 from .progress import Reporter, duration
 
 if TYPE_CHECKING:
@@ -85,7 +88,12 @@ Label = Annotated[
     int | None,
     typer.Option(help="Of a prior with classes: which one, from 0. [default: any]", show_default=False),
 ]
-Guidance = Annotated[float, typer.Option(help="With --label: how far towards it; 1 is the prior's own.")]
+Guidance = Annotated[
+    float,
+    typer.Option(
+        help="How far towards --label, or of a conditional prior towards the measurement; 1 is the prior's own."
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Take a hub name from the cache alone.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
@@ -212,6 +220,17 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Serving:
+    """What restores a picture where the request leaves that open: a conditional model, or auto in its stead."""
+
+    prior: str
+    method: str
+    settings: dict[str, Any]
+    reason: str = ""
+    """Why it is not what was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One picture that was checked: what to read, what to call the results, what decides them."""
 
@@ -221,6 +240,7 @@ class Job:
     """Role → file name in the output folder."""
     inputs: dict[str, dict[str, str]]
     """Role → path and checksum."""
+    serving: Serving
     identity: dict[str, Any]
     """All that decides the result, JSON-able: where a record's is equal, the picture is done."""
     pixels: int
@@ -292,22 +312,56 @@ def check(request: Request) -> tuple[Task, dict[str, str]]:
     if request.device.partition(":")[0] not in DEVICES:
         raise unknown("device", request.device, DEVICES)
     if request.method != AUTO:
-        known = method_info(request.method).options
-        for name in request.settings:
-            if name not in known:
-                raise RequestError(
-                    f"--set {name}: unknown to {request.method}.{nearest(name, known)} Known: {', '.join(known)}"
-                )
+        method_info(request.method)
     if request.steps is not None and "steps" in request.settings:
         raise RequestError("--set steps and --steps: give one of them")
     if request.reference is not None and not request.reference.exists():
         raise RequestError(f"--reference {request.reference}: no such file or folder")
     prior = check_prior(request.prior)
-    check_label(request.prior, classes_of(request.prior), request.label, request.guidance)
+    of_prior = known(request.prior)
+    if of_prior.conditional or request.method != "sr3":  # else whichever serves will say
+        of_prior.check_label(classes_of(request.prior), request.label, request.guidance)
+    if (method := method_with(of_prior, request.method)) != AUTO:
+        options = method_info(method).options
+        for name in request.settings:
+            if name not in options:
+                raise RequestError(
+                    f"--set {name}: unknown to {method}.{nearest(name, options)} Known: {', '.join(options)}"
+                )
     task = tasks.check_request(
         request.task, request.operator, request.options, method=request.method, warn=warn
     )
+    of_prior.check_task(task.spec.task(), 0.0)
     return task, prior
+
+
+def method_with(prior: Known, method: str) -> str:
+    """The method asked for; auto with a conditional prior is sr3."""
+    return "sr3" if method == AUTO and prior.conditional else method
+
+
+def serve(request: Request, prior: dict[str, str], task: str | None, sigma_y: float, grey: bool) -> Serving:
+    """What restores a measurement of this kind. RequestError where it was not trained for that, or cannot be guided.
+
+    task: as `Spec.task` has it; sigma_y: of its noise, in image units; grey: whether the picture has one channel.
+    """
+    own = known(request.prior)
+    copies = 3 if grey and own.channels == 3 else 1  # as `Measurement.problem` folds it
+    sigma_y = min(1.0, sigma_y * copies**0.5)
+    own.check_task(task, sigma_y)
+    if own.conditional or request.method != "sr3" or task is None:
+        return Serving(prior=request.prior, method=request.method, settings=request.settings)
+    sums = {info.sha256: name for name, info in PRIORS.items() if info.sha256}
+    name = request.prior if request.prior in PRIORS else sums.get(prior["sha256"], request.prior)
+    model = model_for(name, task, sigma_y)
+    serving = request.prior if model is None else model
+    known(serving).check_label(classes_of(serving), request.label, request.guidance)
+    if model is not None:
+        reason = f"{model} is the conditional model for {task}"
+        return Serving(prior=model, method="sr3", settings=request.settings, reason=reason)
+    own_settings = METHODS["sr3"].own
+    settings = {key: value for key, value in request.settings.items() if key not in own_settings}
+    return Serving(prior=request.prior, method=AUTO, settings=settings, reason=no_model(name, task, sigma_y))
 
 
 def warn(text: str) -> None:
@@ -322,11 +376,13 @@ def check_prior(name: str) -> dict[str, str]:
         # Missing weights are no fault of the request: load_prior says so once all else is known to be right.
         return {"path": name, "sha256": files.checksum(path) if path.is_file() else ""}
     path = Path(name).expanduser()
-    if (path / "prior.safetensors").is_file():  # what invdiff train leaves in its folder
-        path = path / "prior.safetensors"
+    if path.is_file() and cascade_files.is_cascade_file(path):
+        return {"path": name, "sha256": _checksum_of_cascade(path)}
+    if (path / IN_A_FOLDER).is_file():
+        path = path / IN_A_FOLDER
     if path.is_dir() and any(path.rglob("*.json")):  # a diffusers model
         return {"path": name, "sha256": files.checksum_of_folder(path, (".json", ".safetensors", ".bin"))}
-    if path.is_file() and (path.suffix.casefold() in PICKLED or _is_whole(path)):
+    if path.is_file() and (path.suffix.casefold() in PICKLED or is_whole(path)):
         return {"path": name, "sha256": files.checksum(path)}
     if path.exists():
         raise RequestError(
@@ -345,22 +401,14 @@ def classes_of(prior: str) -> int | None:
     return PRIORS[prior].classes if prior in PRIORS else None
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a file is a whole safetensors file: eight bytes of length, JSON, and as much data as that says."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(length)) if length < 2**26 else None
-        except ValueError:
-            return False
-    if not isinstance(header, dict):
-        return False
-    header.pop("__metadata__", None)
-    try:
-        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (TypeError, KeyError):
-        return False
-    return bool(path.stat().st_size == 8 + length + end)
+def _checksum_of_cascade(path: Path) -> str:
+    """Of its text and of its members. RequestError where it is none, or one of them is none."""
+    members = cascade_files.read(path).members
+    for member in members:
+        if cascade_files.is_cascade_file(member):
+            raise RequestError(f"{path}: {member} is another cascade; name its stages")
+    sums = [files.checksum(path), *(check_prior(member)["sha256"] for member in members)]
+    return hashlib.sha256("/".join(sums).encode()).hexdigest()
 
 
 def parse_settings(given: list[str]) -> dict[str, Any]:
@@ -407,6 +455,7 @@ def plan(
     RequestError where there is only one picture, and it is wrong.
     """
     jobs: list[Job] = []
+    said: set[str] = set()
     chosen = files.names(paths, lambda name: result_stems(name, request.samples))
     for path, name in zip(paths, chosen, strict=True):
         try:
@@ -416,6 +465,10 @@ def plan(
             continue
         for note in job.notes:
             reporter.say(f"warning: {note}", always=True)
+        instead = job.serving.reason if job.serving.method != request.method else ""
+        if instead and instead not in said:  # of many pictures, once
+            reporter.say(f"warning: {instead}", always=True)
+            said.add(instead)
         if (why := standing(request, job)) is None:
             jobs.append(job)
         else:
@@ -442,6 +495,9 @@ def _job(request: Request, task: Task, prior: dict[str, str], path: Path, name: 
                 f"expected the size of the result, {size[1]}×{size[0]}"
             )
         inputs["reference"] = {"path": str(truth.path), "sha256": truth.checksum}
+    spread = measured.sigma_y * (2**0.5 if measured.noise else 1)  # of light, as where all is white
+    serving = serve(request, prior, measured.spec.task(measured.shape), spread, measured.shape[0] == 1)
+    prior = prior if serving.prior == request.prior else check_prior(serving.prior)
     outputs = result_files(name, request.samples, measured.like.suffix)
     files.check_apart(
         (request.out / file for file in outputs.values()), (Path(entry["path"]) for entry in inputs.values())
@@ -463,6 +519,7 @@ def _job(request: Request, task: Task, prior: dict[str, str], path: Path, name: 
         name=name,
         outputs=outputs,
         inputs={**inputs, "prior": prior},
+        serving=serving,
         identity=identity,
         pixels=measured.shape[1] * measured.shape[2],
         notes=measured.notes,
@@ -530,17 +587,23 @@ def restore_all(
     from ..priors.network import resolve_device
 
     device = resolve_device(request.device)
+    first = {job.serving.method: job for job in reversed(jobs)}
     with contained():
-        check_settings(request, task, jobs[0])
-    prior = load_prior(request.prior, device=device, offline=request.offline)
-    check_label(prior.card.name, prior.card.classes, request.label, request.guidance)
+        for job in first.values():
+            check_settings(request, task, job)
+    priors: dict[str, Prior] = {}
+    for name in dict.fromkeys(job.serving.prior for job in jobs):
+        priors[name] = load_prior(name, device=device, offline=request.offline)
+        card = priors[name].card
+        dropout = card.condition.dropout if card.condition else None
+        check_label(card.name, card.classes, request.label, request.guidance, dropout)
     reporter.expect(sum(job.pixels for job in jobs))
     try:
         for number, job in enumerate(jobs, start=1):
             reporter.start(f"[{number}/{len(jobs)}] {job.path.name}")
             try:
                 with contained():
-                    record = restore_one(request, task, job, prior, device, reporter)
+                    record = restore_one(request, task, job, priors[job.serving.prior], device, reporter)
             except (InvdiffError, OSError, RuntimeError, MemoryError, ValueError) as error:
                 alone = len(jobs) == 1 and not outcome.kept and not outcome.failed
                 report_failure(error, job.path, outcome, reporter, alone=alone)
@@ -573,11 +636,11 @@ def check_settings(request: Request, task: Task, job: Job) -> None:
     white = checked(problem.y, problem.operator, problem.sigma_y, problem.noise).white()
     choose_method(
         white.operator,
-        request.method,
+        method_with(known(job.serving.prior), job.serving.method),
         white.sigma_y,
         samples=request.samples,
         steps=request.steps,
-        options=request.settings,
+        options=job.serving.settings,
     )
 
 
@@ -593,7 +656,7 @@ def restore_one(
         problem.y,
         problem.operator,
         prior,
-        method=request.method,
+        method=job.serving.method,
         sigma_y=problem.sigma_y,
         noise=problem.noise,
         steps=request.steps,
@@ -601,7 +664,7 @@ def restore_one(
         seed=request.seed,
         batch=request.batch,
         device=device,
-        options=request.settings,
+        options=job.serving.settings,
         label=request.label,
         guidance=request.guidance,
         callback=lambda progress: reporter.at(job.pixels * progress.done / progress.total),
@@ -617,7 +680,7 @@ def restore_one(
         "operator": problem.operator.describe(),
         "sigma_y": None if measured.noise else measured.sigma_y,
         "method": result.method,
-        "reason": result.reason,
+        "reason": "; ".join(filter(None, (result.reason, job.serving.reason))),
         "config": result.config,
         "seed": request.seed,
         "prior": prior.card.as_dict(),

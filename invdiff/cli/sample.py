@@ -18,6 +18,7 @@ from ..catalog import INTEGRATORS, PRIORS, check_label
 from ..errors import RequestError, nearest, unknown
 from ..words import by
 from . import files
+from .known import known
 from .listings import GRIDS
 from .progress import Reporter, duration
 from .restore import (
@@ -182,8 +183,10 @@ def check(request: Request) -> dict[str, str]:
     if request.grid.partition(":")[0] not in GRIDS:
         raise unknown("grid", request.grid, GRIDS)
     check_integrator(request.integrator)
+    named = check_prior(request.prior)
+    known(request.prior).check_alone()
     check_label(request.prior, classes_of(request.prior), request.label, request.guidance)
-    return check_prior(request.prior)
+    return named
 
 
 def check_integrator(spec: str) -> None:

@@ -12,6 +12,7 @@ import typer
 from .. import tuning
 from ..errors import InvdiffError, RequestError, nearest
 from . import files
+from .known import known
 from .listings import finite
 from .progress import Reporter
 from .restore import AsJson, Quiet, check_prior
@@ -60,7 +61,12 @@ def _check(recipe: Path, overrides: list[str], out: Path, resume: bool) -> None:
         near = nearest(recipe.name, (p.name for p in recipe.parent.glob("*.yaml")))
         raise RequestError(f"no recipe {recipe}: expected a YAML file.{near}")
     tuning.check_out(out, resume)
-    check_prior(tuning.read(recipe, overrides).recipe.prior)
+    prior = tuning.read(recipe, overrides).recipe.prior
+    check_prior(prior)
+    if known(prior).conditional:
+        raise RequestError(
+            f"prior {prior} is a conditional model, which has nothing to tune; expected another prior"
+        )
     files.check_writable(out)
 
 

@@ -14,7 +14,16 @@ from torch import Tensor
 from invdiff.likelihood import Measurement
 from invdiff.methods import MALA, SMC, Method, Problem, sample
 from invdiff.operators import Operator
-from invdiff.priors import Card, GaussianPrior, MixturePrior, Posterior, exact_posterior
+from invdiff.priors import (
+    Card,
+    ExactConditional,
+    GaussianPrior,
+    MixturePrior,
+    Posterior,
+    Prior,
+    exact_posterior,
+)
+from invdiff.priors.conditional import Sees
 
 from .calibration import coverage
 from .distances import sliced_wasserstein
@@ -56,6 +65,15 @@ class Known:
     def posteriors(self) -> list[Posterior]:
         """One for each measurement."""
         return [exact_posterior(self.prior, self.operator, y, self.sigma_y) for y in self.y.split(1)]
+
+    @cached_property
+    def seen(self) -> Sees:
+        """The prior that sees each measurement."""
+        return ExactConditional(self.prior).seeing(self.y, self.operator, self.sigma_y)
+
+    def prior_for(self, method: Method, rows: Sequence[int]) -> Prior:
+        """What a method walks for these measurements: the prior, or of a conditional method the one that sees them."""
+        return self.seen.pick(rows) if method.info.conditional else self.prior
 
     @cached_property
     def spread(self) -> float:
@@ -123,7 +141,7 @@ class Silence:
 class _Counting:
     """A prior that counts its evaluations."""
 
-    def __init__(self, prior: GaussianPrior | MixturePrior) -> None:
+    def __init__(self, prior: Prior) -> None:
         self.prior, self.count = prior, 0
 
     @property
@@ -137,8 +155,10 @@ class _Counting:
 
 def draw(method: Method, known: Known, samples: int, seed: int) -> Drawn:
     """`samples` of each measurement, all in one batch."""
-    counting, count = _Counting(known.prior), len(known.y)
-    problem = Problem(counting, known.measurement.pick([*range(count)] * samples))
+    count = len(known.y)
+    rows = [*range(count)] * samples
+    counting = _Counting(known.prior_for(method, rows))
+    problem = Problem(counting, known.measurement.pick(rows))
     began = time.process_time()
     x = sample(method, problem, Draws(samples * count, tuple(known.operator.in_shape), seed))
     seconds = time.process_time() - began
@@ -218,19 +238,22 @@ def propagated(method: Method, known: Known) -> list[Moments]:
     ):
         return []
     shape = tuple(operator.in_shape)
-    _, covariance = sampled(method, prior, operator, known.y[:1], known.sigma_y)
+    first = known.prior_for(method, [0])
+    _, covariance = sampled(method, first, operator, known.y[:1], known.sigma_y)
     n = len(covariance)
     unit = torch.cat([torch.eye(n, dtype=torch.float64), torch.zeros(1, n, dtype=torch.float64)])
     pasted = known.measurement.pick([0] * (n + 1)).paste(unit.view(-1, *shape)).flatten(1)
     kept = pasted[:-1] - pasted[-1]
-    means = sample(method, Problem(prior, known.measurement), Silence(len(known.y), shape)).flatten(1)
+    every = known.prior_for(method, range(len(known.y)))
+    means = sample(method, Problem(every, known.measurement), Silence(len(known.y), shape)).flatten(1)
     return [(mean, kept.T @ covariance @ kept) for mean in means]
 
 
 @torch.no_grad()
 def _is_affine(method: Method, known: Known) -> bool:
     """Whether each step takes the middle of two states to the middle of where it takes the two."""
-    problem = Problem(known.prior, Measurement(known.y[:1], known.operator, known.sigma_y).pick([0] * 3))
+    measurement = Measurement(known.y[:1], known.operator, known.sigma_y).pick([0] * 3)
+    problem = Problem(known.prior_for(method, [0] * 3), measurement)
     shape = tuple(known.operator.in_shape)
     for sigma, s in {(a, b) for a, b in pairwise(method.levels(problem)) if b <= a}:
         ends = (

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from invdiff import images
 from invdiff.errors import InvdiffError, RequestError
 from invdiff.priors import EDM, VE, VP, Card, Flow, NetworkPrior, Precondition, Prior
+from invdiff.priors.conditional import needs_a_measurement
 from invdiff.priors.precondition import Prediction
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ def check_prior(
     RequestError for pictures that the prior does not take; InvdiffError where it cannot be evaluated.
     """
     card = prior.card
+    if card.condition is not None and not card.condition.dropout:
+        raise RequestError(needs_a_measurement(card))
     _check_pictures(pictures, card)
     test = _Test(pictures, seed, batch)
     _evaluate_once(prior, test)

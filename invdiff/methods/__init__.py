@@ -19,6 +19,7 @@ from .red_diff import RedDiff
 from .repaint import RePaint
 from .score_ald import ScoreALD
 from .smc import SMC
+from .sr3 import SR3
 from .tmpd import TMPD
 
 METHODS: dict[str, type[Method]] = {
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
     "ula": ULA,
     "mala": MALA,
     "ancestral": Ancestral,
+    "sr3": SR3,
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "METHODS",
     "MMPS",
     "SMC",
+    "SR3",
     "TMPD",
     "ULA",
     "Ancestral",

@@ -35,6 +35,12 @@ class Problem:
     prior: Prior
     measurement: Measurement
 
+    @property
+    def centre(self) -> Tensor | None:
+        """(B, C, H, W): what x₀ lies around, where a prior that sees y knows it (`conditional.Sees`)."""
+        centre: Tensor | None = getattr(self.prior, "centre", None)
+        return centre
+
     def variance(self, sigma: float, tau: float | None = None) -> float:
         """r² = σ²τ²/(σ²+τ²): that of x₀ given x_σ, were the pixels independent of variance τ² (None: the data's)."""
         tau = self.prior.card.data_std if tau is None else tau
@@ -110,9 +116,10 @@ class Method(ABC):
         return grid.resample(levels, self.jump, self.repeats)
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
-        """x at the first level: noise around the data's mean, with the data's own variance added."""
-        card = problem.prior.card
-        return card.data_mean + (sigma**2 + card.data_std**2) ** 0.5 * noise()
+        """x at the first level: noise around what x₀ lies around, with the data's own variance added."""
+        card, centre = problem.prior.card, problem.centre
+        around = card.data_mean if centre is None else centre
+        return around + (sigma**2 + card.data_std**2) ** 0.5 * noise()
 
 
 @dataclass(frozen=True, kw_only=True)

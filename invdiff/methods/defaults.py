@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from invdiff import catalog
 from invdiff.operators import (
     JPEG,
     Blur,
@@ -17,10 +18,13 @@ from invdiff.operators import (
     Composed,
     Downsample,
     Identity,
+    LinearOperator,
     Mask,
     Operator,
+    ProximalOperator,
     Quantize,
     Scaled,
+    SpectralOperator,
 )
 
 AUTO = "mmps"
@@ -96,3 +100,16 @@ def kind(operator: Operator) -> str:
     if isinstance(operator, Composed) and "blur" in (kind(operator.outer), kind(operator.inner)):
         return "blur"
     return next((name for name, cls in KINDS.items() if isinstance(operator, cls)), "other")
+
+
+def abilities(op: Operator) -> frozenset[catalog.Ability]:
+    """What a method may ask of this operator."""
+    if isinstance(op, Identity):
+        return catalog.IDENTITY
+    if isinstance(op, Mask):
+        return catalog.MASK
+    if isinstance(op, SpectralOperator):
+        return catalog.SPECTRAL
+    if isinstance(op, LinearOperator):
+        return catalog.LINEAR
+    return catalog.PROXIMAL if isinstance(op, ProximalOperator) else catalog.ANY

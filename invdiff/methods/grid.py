@@ -9,14 +9,15 @@ from itertools import pairwise
 
 import torch
 
-GRIDS = ("karras", "log_uniform", "ddpm")
+GRIDS = ("karras", "log_uniform", "ddpm", "sr3")
 """The names `levels` knows."""
 
 
 def levels(grid: str | Sequence[float], steps: int, sigma_max: float, sigma_min: float) -> list[float]:
     """`steps` levels from σ_max to σ_min by name, then 0; or the σ's themselves. ValueError for what does not descend.
 
-    karras (karras:3 for ρ = 3), log_uniform, or ddpm: the steps of Ho et al. 2020's network between the two.
+    karras (karras:3 for ρ = 3), log_uniform, or ddpm: the steps of Ho et al. 2020's network between the two; sr3:
+    those of Saharia et al. 2021.
     """
     if not isinstance(grid, str):
         walk = [float(sigma) for sigma in grid]
@@ -38,7 +39,7 @@ def levels(grid: str | Sequence[float], steps: int, sigma_max: float, sigma_min:
         return karras(steps, sigma_max, sigma_min, rho)
     if grid not in GRIDS:
         raise ValueError(f"grid: expected one of {', '.join(GRIDS)} or a list of noise levels, got {grid}")
-    return (log_uniform if name == "log_uniform" else ddpm)(steps, sigma_max, sigma_min)
+    return {"log_uniform": log_uniform, "ddpm": ddpm, "sr3": sr3}[name](steps, sigma_max, sigma_min)
 
 
 def karras(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> list[float]:
@@ -62,13 +63,24 @@ def ddpm(steps: int, sigma_max: float, sigma_min: float) -> list[float]:
 
     β_t from 1e-4 to .02 (Ho et al. 2020, section 4) on [-1, 1]: σ_t = √((1 − ᾱ_t)/ᾱ_t)/2 in image units.
     """
+    return _of_betas("ddpm", 1e-4, 0.02, 1000, steps, sigma_max, sigma_min)
+
+
+def sr3(steps: int, sigma_max: float, sigma_min: float) -> list[float]:
+    """As `ddpm`, of the 2000 levels with β_t from 1e-6 to .01 (Saharia et al. 2021, arXiv:2104.07636, as released)."""
+    return _of_betas("sr3", 1e-6, 0.01, 2000, steps, sigma_max, sigma_min)
+
+
+def _of_betas(
+    name: str, low: float, high: float, count: int, steps: int, sigma_max: float, sigma_min: float
+) -> list[float]:
     _check(steps, sigma_max, sigma_min)
-    alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    alpha_bar = (1 - torch.linspace(low, high, count, dtype=torch.float64)).cumprod(0)
     sigmas = (((1 - alpha_bar) / alpha_bar).sqrt() / 2).tolist()
     first, last = bisect.bisect_left(sigmas, sigma_min), bisect.bisect_right(sigmas, sigma_max) - 1
     if steps > last - first + 1:
         raise ValueError(
-            f"steps: the grid ddpm has {max(last - first + 1, 0)} levels between {sigma_max:g} and {sigma_min:g}, "
+            f"steps: the grid {name} has {max(last - first + 1, 0)} levels between {sigma_max:g} and {sigma_min:g}, "
             f"got {steps}"
         )
     times = torch.linspace(last, first, steps, dtype=torch.float64).round().long()

@@ -1,9 +1,11 @@
 """Denoisers D(x, σ): the protocol and its card, networks, exact ones with their posteriors, and files."""
 
 from .analytic import GaussianPrior, MixturePrior
-from .base import Card, FunctionPrior, Prior
+from .base import Card, Condition, FunctionPrior, Prior
+from .cascade import Cascade
 from .classifier import NoisyClassifier, load_classifier, save_classifier
-from .exact import Posterior, exact_posterior
+from .conditional import ConditionalNetwork, ConditionalPrior
+from .exact import ExactConditional, Posterior, exact_posterior
 from .files import load_prior, save_prior
 from .fit import fitted
 from .guidance import ClassifierFree, ClassifierGuided, with_label
@@ -16,9 +18,14 @@ __all__ = [
     "VE",
     "VP",
     "Card",
+    "Cascade",
     "ClassifierFree",
     "ClassifierGuided",
+    "Condition",
+    "ConditionalNetwork",
+    "ConditionalPrior",
     "Cropped",
+    "ExactConditional",
     "Flow",
     "FunctionPrior",
     "GaussianPrior",

@@ -10,6 +10,37 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from invdiff.catalog import trained_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What a conditional network, D(x, σ; y), is shown of y, and the measurements it was trained on."""
+
+    tasks: tuple[str, ...]
+    """Those measurements, as `conditional.task_of` names their operators; (): any."""
+    operators: Any = None
+    """The family they were drawn from, as the recipe has it."""
+    noise: float = 0.0
+    """They had σ_y up to this, in image units."""
+    mask: bool = False
+    """Whether it is told which pixels were observed."""
+    augment: float = 0.0
+    """What it was shown had noise of its own up to this σ (image units), which it was told; 0: none."""
+    dropout: float = 0.0
+    """The share of pictures it was shown nothing of: above 0 it can do without y, and be guided towards it."""
+    residual: bool = False
+    """Whether it denoises x₀ − shown, so that D begins from what it is shown."""
+
+    def channels(self, of: int) -> int:
+        """Channels that a network of pictures of so many is shown beside them."""
+        return of + self.mask + (self.augment > 0)
+
+    @property
+    def said(self) -> str:
+        """What it was trained for, in words."""
+        return trained_for(self.tasks, self.noise)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -24,6 +55,8 @@ class Card:
     """Height and width of its pictures where the network knows no other; None: any."""
     classes: int = 0
     """Labels 0 … classes − 1 that it can be told; 0: none."""
+    condition: Condition | None = None
+    """Of a conditional network: what it must be shown."""
     sigma_min: float = 0.001
     sigma_max: float = 20.0
     data_mean: float = 0.5

@@ -8,6 +8,9 @@ component k has explained Uᵀy ~ N(Uᵀ A m_k, s²S² + σ_y²). Source: Bishop
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,9 +20,12 @@ from torch import Tensor
 from invdiff.operators import GaussianNoise, LinearOperator, Noise, Operator
 
 from .analytic import GaussianPrior, MixturePrior
+from .base import Card, Condition, per_image
 
 _CERTAIN = 1e-9
 """σ_y that stands in for 0 where the weights of pictures without a width are compared: the nearest takes it all."""
+_AT_ONCE = 1 << 22
+"""Numbers that a denoiser of many components holds for as many pictures as it treats together."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -159,3 +165,113 @@ def _root(prior: GaussianPrior, unit: Tensor) -> Tensor:
         raise ValueError(f"op: expected one for pictures of {len(prior.basis)} values, got {len(unit)}")
     flat = prior.variances <= len(unit) * torch.finfo(torch.float64).eps * prior.variances.max()
     return prior.basis * torch.where(flat, 0, prior.variances).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class ExactConditional:
+    """E[x₀ | x_σ, y] of a prior known exactly: what a network that is shown y learns at best (a `ConditionalPrior`).
+
+    Any measurement that `exact_posterior` has a closed form for; shown none, it is the prior.
+    """
+
+    prior: GaussianPrior | MixturePrior
+
+    @property
+    def card(self) -> Card:
+        return dataclasses.replace(
+            self.prior.card, condition=Condition(tasks=(), noise=math.inf, dropout=0.5)
+        )
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self.prior(x, sigma)
+
+    def seeing(
+        self, y: Tensor, operator: Operator, sigma_y: float = 0.0, *, guidance: float = 1.0
+    ) -> ExactlySeeing:
+        """D(x, σ; y) as D(x, σ), y (B, *out_shape): row i of x belongs to row i of y, every row to a single y.
+
+        guidance: D + guidance·(D_y − D). Errors: those of `exact_posterior`.
+        """
+        op = operator.to("cpu", torch.float64)
+        found = [exact_posterior(self.prior, op, one, sigma_y) for one in y.split(1)]
+        first, means = found[0], torch.stack([posterior.means for posterior in found])
+        variances, basis = first.variances, first.basis  # whatever y is
+        if isinstance(self.prior, GaussianPrior):
+            variances, basis = torch.linalg.eigh(first.covariance)
+            flat = variances <= len(basis) * torch.finfo(basis.dtype).eps * self.prior.variances.max()
+            variances = torch.where(flat, 0, variances)[None]
+        return ExactlySeeing(
+            conditional=self,
+            weights=torch.stack([posterior.weights for posterior in found]),
+            means=means if basis is None else means @ basis,
+            variances=torch.zeros_like(means[0]) if variances is None else variances,
+            basis=basis,
+            rows=tuple(range(len(y))),
+            guidance=guidance,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExactlySeeing:
+    """`ExactConditional` with the measurements it sees (a `Sees`).
+
+    Given y, x₀ ~ Σ_k w_k N(m_k, B diag(v_k) Bᵀ) with an orthonormal B, so that
+    D(x, σ) = Σ_k r_k·(m_k + B diag(v_k/(v_k + σ²)) Bᵀ(x − m_k)), r_k ∝ w_k N(x; m_k, B diag(v_k + σ²) Bᵀ).
+    Worked out in float64; v_k + σ² is never below 1e-12.
+    """
+
+    conditional: ExactConditional
+    weights: Tensor
+    """w, (M, K), of M measurements."""
+    means: Tensor
+    """Bᵀm, (M, K, n)."""
+    variances: Tensor
+    """v, (K, n)."""
+    basis: Tensor | None
+    """B, (n, n); None: I."""
+    rows: tuple[int, ...]
+    """Which measurement each row of x belongs to."""
+    guidance: float = 1.0
+
+    @property
+    def card(self) -> Card:
+        return self.conditional.card
+
+    @property
+    def centre(self) -> Tensor | None:
+        """Not known to lie around anything."""
+        return None
+
+    def pick(self, images: Sequence[int]) -> ExactlySeeing:
+        """That of a batch made of these images."""
+        return dataclasses.replace(self, rows=tuple(self.rows[i] for i in images))
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        if len(self.rows) not in (1, len(x)):
+            raise ValueError(
+                f"prior {self.card.name}: sees {len(self.rows)} measurements, expected as many pictures, got {len(x)}"
+            )
+        c = x.flatten(1).double()
+        if c.shape[1] != self.means.shape[2]:
+            raise ValueError(
+                f"prior {self.card.name}: expected {self.means.shape[2]} values, got {c.shape[1]}"
+            )
+        c = c if self.basis is None else c @ self.basis.to(c)
+        rows = torch.tensor(self.rows, device=c.device).expand(len(x))
+        together = max(1, _AT_ONCE // self.means[0].numel())
+        parts = zip(c.split(together), rows.split(together), per_image(sigma, c).split(together), strict=True)
+        d = torch.cat([self._along_basis(*part) for part in parts])
+        seen = (d if self.basis is None else d @ self.basis.to(d).T).reshape(x.shape).to(x)
+        if self.guidance == 1:
+            return seen
+        unseen = self.conditional(x, sigma)
+        return unseen + self.guidance * (seen - unseen)
+
+    def _along_basis(self, c: Tensor, rows: Tensor, sigma: Tensor) -> Tensor:
+        """Bᵀ D of c = Bᵀ x, (B, n)."""
+        means, variances = self.means.to(c)[rows], self.variances.to(c)
+        total = (variances + sigma[:, None, None] ** 2).clamp(min=1e-12)  # (B, K, n)
+        away = c[:, None] - means
+        log_p = -0.5 * (away.square() / total + total.log()).sum(2)
+        r = (self.weights.to(c)[rows].log() + log_p).softmax(dim=1)
+        return (r[..., None] * (means + variances / total * away)).sum(1)

@@ -14,6 +14,8 @@ from invdiff import catalog, config
 from invdiff.errors import RequestError, unknown
 from invdiff.priors import formats, hub
 from invdiff.priors.base import Card, FunctionPrior, Prior
+from invdiff.priors.cascade import cascade_of
+from invdiff.priors.conditional import ConditionalNetwork
 from invdiff.priors.formats import native
 from invdiff.priors.formats.base import Loaded, carded, check_options, checksum, looks_like_safetensors
 from invdiff.priors.formats.native import NETWORKS, read_about, save_prior, tensors_to_bytes, write_durably
@@ -45,7 +47,8 @@ def load_prior(
 
     source: a built-in prior's name; a file that `save_prior` wrote, or of weights (.pt, .pth, .ckpt, .bin,
     .safetensors) in a format of `priors.formats`; the folder of a training run or of a diffusers model or pipeline; a
-    diffusers model's name on the Hugging Face hub, "owner/name" or "owner/name@revision"; a deepinv or azula denoiser
+    diffusers model's name on the Hugging Face hub, "owner/name" or "owner/name@revision"; a `Cascade` of such, or its
+    YAML (`invdiff.cascade_files`), all of whose members are loaded; a deepinv or azula denoiser
     or a diffusers pipeline; any callable D(x, sigma) in image units. Nothing in a file is ever executed. A torch module
     among these is frozen and moved to the device; a Prior is returned as it is.
 
@@ -59,6 +62,12 @@ def load_prior(
         raise unknown("precision", precision, ("auto", *PRECISIONS))
     place = resolve_device(device)
     said = dict(options or {})
+    cascade = cascade_of(source)
+    if cascade is not None:
+        check_options(said, (), cascade.name)
+        return cascade.loaded(
+            lambda member: load_prior(member, device=device, precision=precision, offline=offline)  # type: ignore[arg-type]
+        )
     if isinstance(getattr(source, "card", None), Card):
         return source  # type: ignore[return-value]
     loaded: Prior | Loaded | None
@@ -72,9 +81,8 @@ def load_prior(
         loaded = formats.of_module(source, said)
     if isinstance(loaded, Loaded):
         network, precondition, card = loaded
-        return NetworkPrior(
-            network.to(place), precondition, card, precision=choose_precision(precision, place)
-        )
+        kind = NetworkPrior if card.condition is None else ConditionalNetwork
+        return kind(network.to(place), precondition, card, precision=choose_precision(precision, place))
     if isinstance(source, nn.Module):
         source.eval().requires_grad_(False).to(place)
     if loaded is not None:

@@ -163,13 +163,16 @@ def evaluations(prior: Any) -> int:
     return 2 if isinstance(prior, ClassifierFree) and prior.scale not in (0, 1) else 1
 
 
-def check_label_of(prior: object, label: int | None, guidance: float) -> None:
-    """As `with_label` checks, as far as can be said before any weight is loaded. prior: as `load_prior` takes it."""
+def check_label_of(prior: object, label: int | None, guidance: float, dropout: float | None = None) -> None:
+    """As `with_label` checks, as far as can be said before any weight is loaded. prior: as `load_prior` takes it.
+
+    dropout: a conditional prior's, see `catalog.check_label`.
+    """
     known = catalog.PRIORS.get(prior) if isinstance(prior, str) else None
     card = getattr(prior, "card", None)
     classes = known.classes if known else card.classes if isinstance(card, Card) else None
     name = card.name if isinstance(card, Card) else str(prior)
-    check_label(name, classes, label, guidance)
+    check_label(name, classes, label, guidance, dropout)
 
 
 def _check_prior(what: str, prior: Prior) -> None:

@@ -94,7 +94,8 @@ class VP(Precondition):
     lies, and beyond them the last. schedule: how β_t rises from beta_start to beta_end over `steps`: "linear" (DDPM),
     "scaled_linear" (√β linear: latent diffusion), "cosine" (ᾱ of Nichol & Dhariwal 2021, arXiv:2102.09672, β ≤ .999),
     or "sde", the continuous β(t) of Song et al. 2021, arXiv:2011.13456, with beta_start and beta_end times `steps` as
-    its β_min and β_max, and scale·t for t in [0, 1]. alphas: ᾱ_t itself, for any other.
+    its β_min and β_max, and scale·t for t in [0, 1]. alphas: ᾱ_t itself, for any other. told: "level" gives the network
+    scale·√ᾱ + first instead of the step, for any ᾱ (Chen et al. 2020, arXiv:2009.00713; SR3).
     """
 
     prediction: Prediction = "epsilon"
@@ -105,10 +106,13 @@ class VP(Precondition):
     alphas: tuple[float, ...] = ()
     scale: float = 1.0
     first: float = 0.0
+    told: Literal["step", "level"] = "step"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_prediction(self.prediction)
+        if self.told not in ("step", "level"):
+            raise ValueError(f"told: expected step or level, got {self.told!r}")
         object.__setattr__(self, "alphas", tuple(self.alphas))
         if self.schedule not in ("linear", "scaled_linear", "cosine", "sde"):
             raise ValueError(
@@ -128,10 +132,18 @@ class VP(Precondition):
 
     @property
     def levels(self) -> tuple[float, ...]:
-        return () if self._continuous else tuple((self._table.exp() / self._gain).tolist())
+        known = self.told == "step" and not self._continuous
+        return self.ladder if known else ()
+
+    @property
+    def ladder(self) -> tuple[float, ...]:
+        """The levels of its steps, rising, in image units."""
+        return tuple((self._table.exp() / self._gain).tolist())
 
     def time(self, sigma: Tensor) -> Tensor:
         """What the network is told at σ, in its range."""
+        if self.told == "level":
+            return self.scale * (1 + sigma**2) ** -0.5 + self.first
         if self._continuous:
             low, high = self.beta_start * self.steps, self.beta_end * self.steps
             # ln(1 + σ²) = low·t + (high − low)·t²/2

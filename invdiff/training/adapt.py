@@ -28,6 +28,7 @@ from invdiff import config
 from invdiff.errors import InvdiffError, RequestError
 from invdiff.images import atomic
 from invdiff.priors import Card, NetworkPrior, load_prior, save_prior
+from invdiff.priors.conditional import condition_of
 from invdiff.priors.files import IN_A_FOLDER, NETWORKS
 from invdiff.priors.formats.base import checksum
 from invdiff.priors.nets.lora import add_lora, merge_lora
@@ -460,6 +461,9 @@ class Run:
 
 def _loaded(settings: Adaptation, device: torch.device, offline: bool) -> NetworkPrior:
     """The prior as it is. RequestError for one whose weights could not be saved again, or without such a label."""
+    name, condition = condition_of(settings.prior)
+    if condition is not None:
+        raise RequestError(f"prior {name} is a conditional model ({condition.said}), which cannot be adapted")
     prior = load_prior(settings.prior, device=device, precision="float32", offline=offline)
     if not isinstance(prior, NetworkPrior) or type(prior.network) not in NETWORKS.values():
         what = prior.card.format or type(prior).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import signal
@@ -20,12 +21,15 @@ from torch.optim.swa_utils import AveragedModel
 from invdiff import config
 from invdiff.errors import InvdiffError, RequestError
 from invdiff.images import atomic
-from invdiff.priors import Card, NetworkPrior, classifier, load_prior, save_prior
+from invdiff.priors import EDM, Card, Condition, NetworkPrior, classifier, load_prior, save_prior
+from invdiff.priors.conditional import ConditionalNetwork, centre_of
 from invdiff.priors.files import IN_A_FOLDER, NETWORKS
 from invdiff.priors.formats.native import CLASSIFIERS
+from invdiff.priors.nets.control import ControlNet
 from invdiff.priors.network import choose_precision
 from invdiff.training import checkpoint, samples
 from invdiff.training.data import load_pictures, stream
+from invdiff.training.degrade import Family
 from invdiff.training.distributed import Processes
 from invdiff.training.logs import Logs
 from invdiff.training.objective import Task
@@ -95,6 +99,8 @@ class Run:
         self.precision = choose_precision(recipe.precision, self.device)
         self.logs = Logs(out, recipe.tensorboard and processes.first)
         self.task = Task(recipe.objective, recipe.noise)
+        self.family = self._family("crop")
+        self.held_out = self._family("validation_crop") if recipe.data.validation else None
         network = self._network()
         self.step, self.seconds, self.images_before = 0, 0.0, 0
         if recipe.start_from and not saved:
@@ -103,7 +109,7 @@ class Run:
         self.ema = AveragedModel(self.network, multi_avg_fn=_ema_with_warm_start(recipe.optimiser.ema))
         settings = recipe.optimiser
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(),
+            [weights for weights in self.network.parameters() if weights.requires_grad],
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
@@ -200,11 +206,16 @@ class Run:
                 untold = torch.rand(recipe.batch, generator=stream(seed, self.step, 4))[part]
                 labels = labels.where(untold >= recipe.label_dropout, recipe.network.classes)
             labels = labels.to(self.device)
+        network = self.forward
+        if self.family:
+            shown = self.family.shown(x0, seed, self.step, recipe.batch, part)
+            x0 = x0 - centre_of(self.family.condition, shown, x0.shape[1])
+            network = beside(network, shown)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             if recipe.task == "classifier":
-                losses = self.task.cross_entropy(self.forward, x0, sigma, epsilon, cast(Tensor, labels))
+                losses = self.task.cross_entropy(network, x0, sigma, epsilon, cast(Tensor, labels))
             else:
-                losses = self.task.loss(self.forward, x0, sigma, epsilon, labels)
+                losses = self.task.loss(network, x0, sigma, epsilon, labels)
         return losses.mean()
 
     @contextmanager
@@ -226,6 +237,9 @@ class Run:
             self._validate_classifier()
             return
         recipe, prior = self.recipe, self.prior()
+        if isinstance(prior, ConditionalNetwork):
+            self._validate_conditional(prior)
+            return
         if recipe.samples:
             size = recipe.data.crop
             pictures = samples.sampled(
@@ -247,6 +261,31 @@ class Run:
         self._tell("validation.csv", scores, " dB")
         sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
         self.logs.picture("denoised.png", self.step, sheet)
+
+    def _validate_conditional(self, prior: ConditionalNetwork) -> None:
+        """Held-out pictures restored from measurements of the recipe's kind, a sample of each: its PSNR, and that of
+        what was shown; and by D of much noise, which is nearly the mean of what they may be."""
+        recipe, clean = self.recipe, self.pictures.validation
+        if self.held_out is None or not len(clean):
+            return
+        shown = self.held_out.shown(clean, recipe.seed, 0, len(clean), untold=False)
+        found: list[list[Tensor]] = []
+        for index in range(0, len(clean), 8):
+            seen = shown[index : index + 8].to(self.device)
+            found.append(
+                samples.restored(prior, seen, clean.shape[1], recipe.sample_steps, recipe.seed + index)
+            )
+        sample, mean = (torch.cat(parts) for parts in zip(*found, strict=True))
+        pictures = (shown[:, : clean.shape[1]] + 1) / 2
+        scores = {
+            name: f"{_psnr(what, clean):.3f}"
+            for name, what in (("shown", pictures), ("sample", sample), ("mean", mean))
+        }
+        self._tell("validation.csv", scores, " dB")
+        rows = [what[:8].clamp(0, 1) for what in (pictures, sample, mean, clean)]
+        self.logs.picture(
+            "samples.png", self.step, torch.cat([torch.cat(list(r), dim=2) for r in rows], dim=1)
+        )
 
     def _denoised(self, prior: NetworkPrior, noisy: Tensor, sigma: float) -> Tensor:
         """D of held-out pictures, told their labels where there are any."""
@@ -284,7 +323,8 @@ class Run:
 
     def prior(self) -> NetworkPrior:
         """The moving average as a prior, on a copy of the weights."""
-        return NetworkPrior(
+        kind = ConditionalNetwork if self.family else NetworkPrior
+        return kind(
             copy.deepcopy(self.ema.module), self.task.precondition, self.card(), precision=self.precision
         )
 
@@ -300,6 +340,7 @@ class Run:
             channels=recipe.network.channels,
             size=recipe.data.crop if recipe.data.whole or recipe.network.kind == "dit" else None,
             classes=recipe.network.classes,
+            condition=self.family.condition if self.family else None,
             sigma_min=sigma_min,
             sigma_max=sigma_max,
             data_mean=self.pictures.mean,
@@ -355,25 +396,52 @@ class Run:
         rate = f"{self.learning_rate():.3e}"
         self.log("log.csv", loss=f"{loss:.5f}", gradient=f"{norm:.4f}", learning_rate=rate)
 
+    def _family(self, crop: str) -> Family | None:
+        """The recipe's measurements of pictures of data.crop or data.validation_crop. RequestError where impossible."""
+        given, size = self.recipe.condition, getattr(self.recipe.data, crop)
+        if given is None:
+            return None
+        try:
+            return Family(given, (self.recipe.network.channels, size, size))
+        except RequestError as error:
+            raise RequestError(f"{error}{f' (data.{crop})' if crop != 'crop' else ''}") from None
+
     def _network(self) -> nn.Module:
         """The recipe's network, new. RequestError for a shape that cannot be."""
-        recipe = self.recipe
+        recipe, arguments = self.recipe, self.recipe.network.arguments(self.recipe.data.crop)
+        kind: str = recipe.network.kind
+        if self.family:
+            arguments["condition"] = self.family.channels
+            kind = "control" if self.family.given.control else kind
         with torch.random.fork_rng(devices=[]):  # initial weights alone come from here, not from a `stream`
             torch.default_generator.manual_seed(recipe.seed)
             try:
-                return {**NETWORKS, **CLASSIFIERS}[recipe.network.kind](
-                    **recipe.network.arguments(recipe.data.crop)
-                )
+                return {**NETWORKS, **CLASSIFIERS}[kind](**arguments)
             except ValueError as error:
                 raise RequestError(f"network: {error}") from None
 
     def _start_from(self, network: nn.Module, source: str) -> int:
         """Copy a prior's weights; how many images they have seen. RequestError where they do not fit."""
-        start, ours = cast(NetworkPrior, load_prior(source, precision="float32")), self.task.precondition
+        start, ours = load_prior(source, precision="float32"), self.task.precondition
+        if not isinstance(start, NetworkPrior):
+            raise RequestError(f"start_from: expected a prior of the recipe's network, {source} is none")
+        before, now = start.card.condition, self.family.condition if self.family else None
+        anew = now is not None and now.residual and not (before and before.residual)
+        if anew and isinstance(ours, EDM) and isinstance(start.precondition, EDM):
+            # a residual has a σ_data of its own
+            ours = dataclasses.replace(ours, sigma_data=start.precondition.sigma_data)
         if start.precondition != ours:
             raise RequestError(f"start_from: expected a prior with {ours}, {source} has {start.precondition}")
+        if before and now and _parts(before) != _parts(now):
+            raise RequestError(
+                f"start_from: {source} was shown {_parts(before)}, the recipe shows {_parts(now)}; expected the same"
+            )
+        weights = start.network.state_dict()
         try:
-            network.load_state_dict(start.network.state_dict())
+            if isinstance(network, ControlNet) and not isinstance(start.network, ControlNet):
+                network.take(weights)
+            else:
+                network.load_state_dict(widened(weights, network, anew=anew))
         except RuntimeError:
             raise RequestError(
                 f"start_from: {source} is a network of another shape than the recipe's"
@@ -392,11 +460,49 @@ class Run:
             part.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
 
 
+def beside(network: Callable[..., Tensor], shown: Tensor) -> Callable[..., Tensor]:
+    """The network, shown (B, K, H, W) beside what it is given."""
+
+    def told(x: Tensor, *rest: Tensor) -> Tensor:
+        return network(torch.cat([x, shown], dim=1).contiguous(memory_format=torch.channels_last), *rest)
+
+    return told
+
+
+def widened(weights: Mapping[str, Tensor], network: nn.Module, *, anew: bool = False) -> dict[str, Tensor]:
+    """A prior's weights for a network that is shown more channels beside x: those have no effect at first.
+
+    anew: it is to answer another question, so that its head begins at zero, as a new network's.
+    """
+    own = network.state_dict()
+    found = dict(weights)
+    if getattr(network, "condition", 0) and "stem.weight" in found:
+        stem, wanted = found["stem.weight"], own["stem.weight"]
+        if stem.ndim == wanted.ndim and stem.shape[1] < wanted.shape[1]:
+            more = stem.new_zeros(stem.shape[0], wanted.shape[1] - stem.shape[1], *stem.shape[2:])
+            found["stem.weight"] = torch.cat([stem, more], dim=1)
+    if anew:
+        found |= {name: torch.zeros_like(value) for name, value in found.items() if name.startswith("head.")}
+    return found
+
+
+def _parts(condition: Condition) -> str:
+    """What a conditional network is shown, and how, in words."""
+    parts = ["pictures", *["masks"] * condition.mask, *["the noise added"] * (condition.augment > 0)]
+    return " and ".join(parts) + ", as a residual" * condition.residual
+
+
 def learning_rate(settings: Optimiser, step: int, steps: int) -> float:
     """Linear warm-up, then a cosine to `final` of the peak."""
     decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
     warm = min(1.0, (step + 1) / max(1, settings.warmup))
     return settings.learning_rate * warm * max(decay, settings.final)
+
+
+def _psnr(pictures: Tensor, clean: Tensor) -> float:
+    """dB, the mean over pictures."""
+    errors = (pictures.clamp(0, 1) - clean).square().mean(dim=(1, 2, 3)).clamp(min=1e-12)
+    return float(-10 * errors.log10().mean())
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -65,6 +65,8 @@ class Task:
         vp = VP(prediction=prediction, beta_start=o.beta_start, beta_end=o.beta_end)
         if o.kind == "vp":
             return replace(vp, schedule="sde", scale=o.clock)
+        if o.continuous:
+            return replace(vp, schedule=o.schedule, steps=o.steps, told="level", scale=o.clock)
         return replace(vp, schedule=o.schedule, steps=o.steps, scale=o.clock / (o.steps - 1))
 
     @cached_property
@@ -80,7 +82,9 @@ class Task:
     @cached_property
     def _levels(self) -> Tensor:
         """The steps' σ, rising, in float64, for ddpm."""
-        return torch.tensor(self.precondition.levels, dtype=torch.float64)
+        precondition = self.precondition
+        ladder = precondition.ladder if isinstance(precondition, VP) else precondition.levels
+        return torch.tensor(ladder, dtype=torch.float64)
 
     def draw_sigma(self, count: int, generator: torch.Generator) -> Tensor:
         """(count,) noise levels by the objective's `time`."""
@@ -180,7 +184,12 @@ class Task:
             return (low * t + (high - low) * t**2 / 2).expm1().sqrt()
         if o.kind == "ddpm":
             steps = (t * len(self._levels)).long().clamp(max=len(self._levels) - 1)
-            return 2 * self._levels[steps].float()
+            if not o.continuous:
+                return 2 * self._levels[steps].float()
+            kept = torch.cat([torch.ones(1, dtype=torch.float64), 1 / (1 + (2 * self._levels) ** 2)])
+            within = t.double() * len(self._levels) - steps
+            alpha = torch.lerp(kept[steps], kept[steps + 1], within)  # uniform between two steps' ᾱ
+            return (1 / alpha - 1).sqrt().clamp(min=2 * float(self._levels[0])).float()
         low, high = math.log(noise.sigma_min), math.log(noise.sigma_max)
         return (low + (high - low) * t).exp()
 

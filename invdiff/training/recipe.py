@@ -127,6 +127,8 @@ class Objective:
     beta_start: Positive = 1e-4
     beta_end: Positive = 0.02
     """Of ddpm; vp's β_min and β_max are 1000 times these."""
+    continuous: bool = False
+    """Of ddpm: the noise level is drawn between two steps, and the network told √ᾱ (SR3; Chen et al. 2020)."""
     clock: Positive = 4.0
     """The network is told a time in [0, clock]; that of edm and ve is (ln σ)/4."""
 
@@ -137,6 +139,8 @@ class Objective:
             raise ValueError(
                 "time: ddpm has discrete steps; expected uniform or logit_normal, got log_normal"
             )
+        if self.continuous and self.kind != "ddpm":
+            raise ValueError(f"continuous: of objective.kind ddpm alone, got {self.kind}")
         if not self.beta_start <= self.beta_end < 1:
             raise ValueError(
                 f"beta_start, beta_end: expected beta_start ≤ beta_end < 1, got {self.beta_start} and {self.beta_end}"
@@ -178,6 +182,40 @@ class Optimiser:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A conditional network, D(x, σ; y): every picture is measured on the fly, and y shown beside x_σ."""
+
+    operator: Any
+    """As in a spec file, and any value in it may be drawn anew for every picture: {uniform: [0.5, 3]}, {log_uniform:
+    [a, b]}, {integer: [30, 95]} (both ends among them), {choice: [2, 4, 8]}, which may choose whole operators."""
+    noise: NotNegative | tuple[NotNegative, NotNegative] = 0.0
+    """σ_y in image units, or the two ends it is drawn between."""
+    augment: NotNegative = 0.0
+    """Noise is added to what is shown, its σ drawn from 0 to this, and told (Ho et al. 2021, arXiv:2106.15282)."""
+    dropout: Decay = 0.0
+    """Of the pictures, this share is shown nothing, for classifier-free guidance."""
+    residual: bool = False
+    """The network denoises x₀ − shown; noise.sigma_data is then that difference's, in [-1, 1]."""
+    control: bool = False
+    """`start_from` is frozen, and a copy of its encoder, which is shown y, trained beside it (Zhang et al. 2023,
+    arXiv:2302.05543)."""
+
+    def __post_init__(self) -> None:
+        low, high = self.noise if isinstance(self.noise, tuple) else (self.noise, self.noise)
+        if not low <= high:
+            raise ValueError(f"noise: expected the lower end first, got {low} and {high}")
+        if self.control and self.residual:
+            raise ValueError(
+                "residual: not with control, whose frozen prior denoises pictures; leave one out"
+            )
+
+    @property
+    def sigmas(self) -> tuple[float, float]:
+        """The ends of σ_y."""
+        return self.noise if isinstance(self.noise, tuple) else (self.noise, self.noise)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     minutes: NotNegative = 5.0
     """Between two of them; 0: after every step."""
@@ -194,6 +232,8 @@ class Recipe:
     task: Literal["prior", "classifier"] = "prior"
     """A denoiser, or a classifier of noisy pictures for classifier guidance."""
     network: Network = Network()
+    condition: Condition | None = None
+    """None: the network is shown x_σ alone."""
     objective: Objective = Objective()
     noise: Noise = Noise()
     optimiser: Optimiser = Optimiser()
@@ -233,6 +273,13 @@ class Recipe:
             raise ValueError(
                 f"task: {self.task} cannot be done by network.kind {self.network.kind}; a classifier has "
                 "task: classifier and network: {kind: classifier}"
+            )
+        if self.condition and self.task == "classifier":
+            raise ValueError("condition: goes with task: prior, got task: classifier")
+        if self.condition and self.condition.control and (self.network.kind != "unet" or not self.start_from):
+            raise ValueError(
+                "condition.control: expected network.kind unet and start_from, the prior to freeze, got "
+                f"{self.network.kind} and {self.start_from or 'nothing'}"
             )
         if self.network.variance and self.objective.kind != "ddpm":
             raise ValueError(

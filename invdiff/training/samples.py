@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from invdiff.methods import grid
-from invdiff.methods.integrators import DPMSolver
+from invdiff.methods.integrators import Ancestral, DPMSolver
+from invdiff.priors.conditional import ConditionalNetwork
 from invdiff.priors.network import NetworkPrior
 from invdiff.training.data import stream
 
@@ -44,6 +45,30 @@ def sampled(
     return out
 
 
+@torch.inference_mode()
+def restored(prior: ConditionalNetwork, shown: Tensor, channels: int, steps: int, seed: int) -> list[Tensor]:
+    """[a sample, D at the most noise], (B, channels, H, W) each, of what a conditional network is shown, (B, K, H, W).
+
+    Noisy steps, whose draws depend on the seed alone.
+    """
+    card, generator = prior.card, stream(seed, 1, PURPOSE)
+    high = min(SIGMA_MAX / 4, card.sigma_max)
+    levels = grid.karras(steps, high, min(max(SIGMA_MIN, card.sigma_min), high))
+    size = (len(shown), channels, *shown.shape[2:])
+    noise = _Fresh(generator, size, shown)
+    x, carry, first = levels[0] * noise(), None, None
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return prior.shown(x, shown, sigma)
+
+    if prior.condition.residual:
+        x = x + (shown[:, :channels] + 1) / 2
+    for sigma, s in pairwise(levels):
+        first = denoise(x, sigma) if first is None else first
+        x, carry = Ancestral().step(denoise, x, sigma, s, noise, carry)
+    return [x.cpu(), (x if first is None else first).cpu()]
+
+
 def sheet(pictures: Tensor) -> Tensor:
     """(N, C, H, W) → (C, rows·H, columns·W), as square as can be, row by row; empty places are black."""
     count, channels, height, width = pictures.shape
@@ -54,6 +79,19 @@ def sheet(pictures: Tensor) -> Tensor:
     return full.view(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4).reshape(
         channels, rows * height, columns * width
     )  # fmt: skip
+
+
+class _Fresh:
+    """Fresh noise of one size, whatever is asked for."""
+
+    def __init__(self, generator: torch.Generator, size: tuple[int, ...], like: Tensor) -> None:
+        self.generator, self.size, self.like = generator, size, like
+
+    def __call__(self, shape: Any = None, /) -> Tensor:
+        return torch.randn(self.size, generator=self.generator).to(self.like)
+
+    def uniform(self) -> Tensor:
+        return torch.rand(self.size[0], generator=self.generator).to(self.like)
 
 
 class _Zero:

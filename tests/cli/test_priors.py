@@ -72,6 +72,9 @@ def test_the_catalog_says_of_a_prior_what_its_file_does(prior: str) -> None:
     card = load_prior(prior).card
     for name in ("channels", "multiple", "size", "classes", "sigma_min", "sigma_max"):
         assert getattr(info, name) == getattr(card, name)
+    condition = card.condition
+    assert (info.tasks, info.noise) == ((condition.tasks, condition.noise) if condition else ((), 0.0))
+    assert bool(info.instead_of) == bool(condition)
 
 
 def test_optional_weights_are_found_where_they_may_be_put(

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from invdiff.cli import main as cli
+from invdiff.priors.formats.native import read_about
 
 
 @pytest.fixture
@@ -56,3 +58,31 @@ def test_a_stopped_run_exits_as_interrupted_and_says_how_to_go_on(
     assert f"invdiff: stopped at step 3 of 6; go on with --resume --out {out}" in said.splitlines()
     assert (out / "prior.safetensors").is_file()
     assert cli.run(["train", str(recipe), "--out", str(out), "--resume"]) == 0
+
+
+def test_a_conditional_recipe_leaves_its_scores_pictures_and_a_prior_that_says_what_it_is_for(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    changes = ["data.validation=2", "data.validation_crop=8", "images=4", "sample_steps=2"]
+    condition = "condition={operator: {downsample: {factor: {choice: [2, 4]}}}, noise: [0, 0.05]}"
+    assert cli.run(["train", str(recipe), *changes, condition, "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "step 2: shown " in said
+    header, row = (out / "validation.csv").read_text().splitlines()
+    assert header == "step,images,seconds,shown,sample,mean"
+    assert all(-50 < float(number) < 60 for number in row.split(",")[3:])
+    with Image.open(out / "samples.png") as picture:
+        assert picture.size == (2 * 8, 4 * 8)  # two held-out pictures: shown, a sample, the mean, clean
+    card = read_about(out / "prior.safetensors")["card"]
+    assert card["condition"]["tasks"] == ["super-resolution ×2 (bicubic)", "super-resolution ×4 (bicubic)"]
+    assert card["condition"]["noise"] == 0.05
+
+
+def test_a_condition_with_a_misspelt_key_is_one_line_and_exit_2(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert cli.run(["train", str(recipe), "condition={operatr: identity}", "--out", str(out)]) == 2
+    assert "unknown key condition.operatr. Did you mean 'operator'?" in capsys.readouterr().err
+    assert not out.exists()

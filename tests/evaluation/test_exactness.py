@@ -16,7 +16,7 @@ from invdiff import operators
 from invdiff.errors import RequestError
 from invdiff.evaluation import exactness
 from invdiff.evaluation.exactness import Known
-from invdiff.methods import DAPS, DPS, MALA, METHODS, MMPS, SMC, DiffPIR, PiGDM, RePaint
+from invdiff.methods import DAPS, DPS, MALA, METHODS, MMPS, SMC, SR3, DiffPIR, PiGDM, RePaint
 from invdiff.operators import Operator
 from invdiff.priors import GaussianPrior, MixturePrior
 
@@ -88,7 +88,7 @@ def test_samples_on_one_mode_miss_the_weight_of_the_other() -> None:
 
 
 def test_moments_are_propagated_where_every_step_is_affine() -> None:
-    affine = [PiGDM(steps=8), MMPS(steps=8, iterations=9), DiffPIR(steps=8)]
+    affine = [PiGDM(steps=8), MMPS(steps=8, iterations=9), DiffPIR(steps=8), SR3(steps=8)]
     assert all(exactness.propagated(method, correlated()) for method in affine)
     others = [DPS(steps=8), SMC(steps=8), MALA(steps=8), MMPS(steps=8, iterations=2)]
     assert not any(exactness.propagated(method, correlated()) for method in others)
@@ -97,7 +97,12 @@ def test_moments_are_propagated_where_every_step_is_affine() -> None:
 
 @pytest.mark.parametrize(
     ("method", "sigma_y"),
-    [(PiGDM(steps=10), 0.05), (RePaint(steps=10, repeats=1), 0.0), (DAPS(steps=3, langevin=3), 0.0)],
+    [
+        (PiGDM(steps=10), 0.05),
+        (SR3(steps=10), 0.05),
+        (RePaint(steps=10, repeats=1), 0.0),
+        (DAPS(steps=3, langevin=3), 0.0),
+    ],
 )
 def test_propagated_moments_are_those_of_many_samples_pasted_pixels_included(
     method: Any, sigma_y: float
@@ -121,6 +126,16 @@ def test_exact_draws_are_calibrated_and_pixels_known_exactly_are_left_out() -> N
 def test_evaluations_are_those_of_one_sample() -> None:
     assert exactness.draw(PiGDM(steps=7), white(), 5, 0).evaluations == 7
     assert exactness.draw(SMC(steps=7, particles=4), white(), 5, 0).evaluations == 28
+    assert exactness.draw(SR3(steps=7), white(), 5, 0).evaluations == 7
+
+
+def test_a_conditional_method_walks_what_sees_each_measurement_of_its_own() -> None:
+    """Its samples are each posterior's, of which the means lie apart."""
+    known = mixture()
+    x = exactness.draw(SR3(steps=60), known, 1500, 2).samples
+    assert max(exactness.distance(x, known, 6).mean) < 0.15
+    assert max(exactness.distance(x, known, 6).modes) < 0.04
+    assert max(exactness.distance(x.roll(1, dims=1), known, 6).mean) > 0.4
 
 
 # The study

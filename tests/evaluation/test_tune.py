@@ -440,6 +440,7 @@ def test_what_cannot_be_is_named_before_any_weight_is_loaded_and_nothing_is_writ
         ({"rungs": [3, 1]}, "rungs: expected rising"),
         ({"rungs": [1, 10]}, "rungs: expected at most data.validation, 9"),
         ({"eta": 1}, "eta"),
+        ({"methods": {"sr3": {"steps": [10, 20]}}}, "methods: sr3: is for conditional priors"),
         ({"score": "ssim"}, "score"),
         ({"evaluations": 0}, "evaluations"),
         ({"margin": -1}, "margin"),
@@ -472,7 +473,8 @@ def test_the_recipe_that_is_saved_is_the_recipe_with_its_overrides(
 
 def test_the_recipe_for_natural_is_one(repository: Path) -> None:
     plan = tuning.read(repository / "experiments" / "tune" / "natural.yaml")
-    assert set(plan.spaces) == set(METHODS) - {"ancestral", "ula", "mala"}
+    any_prior = {name for name, kind in METHODS.items() if not kind.info.conditional}
+    assert set(plan.spaces) == any_prior - {"ancestral", "ula", "mala"}
     assert plan.pairs["repaint"] == ["inpaint80", "box"]
     assert plan.recipe.evaluations == 100
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import SHAPE, Draws, operator_of, prior_of, random
+from problems import SHAPE, Draws, operator_of, prior_for, prior_of, random
 from tolerances import CALIBRATED, Coverage
 from torch import Tensor
 
@@ -23,7 +23,9 @@ def drawn(row: Coverage) -> tuple[Tensor, Tensor]:
     truths = prior.sample((row.truths, *SHAPE), torch.Generator().manual_seed(21))
     clean = op.A(truths)
     y = clean + row.sigma_y * random(*clean.shape, seed=22)
-    problem = Problem(prior, Measurement(y, op, row.sigma_y).pick([*range(row.truths)] * SAMPLES))
+    rows = [*range(row.truths)] * SAMPLES
+    walked = prior_for(row.method, prior, op, y, row.sigma_y, rows)
+    problem = Problem(walked, Measurement(y, op, row.sigma_y).pick(rows))
     x = sample(row.method, problem, Draws(SAMPLES * row.truths, 23)).view(SAMPLES, row.truths, -1)
     unknown = slice(None)
     if isinstance(op, Mask) and row.sigma_y == 0:

@@ -24,6 +24,7 @@ from invdiff.likelihood import Measurement
 from invdiff.methods import (
     METHODS,
     MMPS,
+    SR3,
     TMPD,
     ULA,
     Ancestral,
@@ -44,7 +45,7 @@ from invdiff.methods.integrators import Noise, ddim
 from invdiff.operators import Operator
 from invdiff.priors import Prior
 from invdiff.priors.analytic import GaussianPrior
-from invdiff.priors.exact import exact_posterior
+from invdiff.priors.exact import ExactConditional, exact_posterior
 
 PAPERS = papers.make_papers()
 Mutation = Callable[[Method, pytest.MonkeyPatch], Method]
@@ -227,15 +228,20 @@ SPARED: dict[str, dict[str, str]] = {
         "dps": "its step is normalised by the distance: σ_y enters nowhere",
         **dict.fromkeys(("repaint", "ilvr", "mcg"), NO_NOISE),
         "ancestral": "σ_y is where its walk begins, which the law fixes",
+        "sr3": "its prior sees y and knows σ_y; a distance it is guided by normalises the step",
     },
-    "a norm over the batch": dict.fromkeys(set(METHODS) - {"dps", "mcg", "mmps"}, NO_NORM),
+    "a norm over the batch": dict.fromkeys(set(METHODS) - {"dps", "mcg", "mmps", "sr3"}, NO_NORM),
     "f for √f": dict.fromkeys(("ddrm", "red_diff", "daps", "score_ald", "ula", "mala"), NO_KERNEL),
 }
 FORGOTTEN = {
     (
         "ula",
         "the next level's σ",
-    ): "half of its steps stay at a level, with none next to it, and forget the way"
+    ): "half of its steps stay at a level, with none next to it, and forget the way",
+    (
+        "sr3",
+        "the residual's sign",
+    ): "without `consistency` its prior alone sees y, and no residual is ever taken",
 }
 """What the posterior at the end does not show; the paper's algorithm does."""
 
@@ -307,6 +313,8 @@ def always_taken(method: Method, patch: pytest.MonkeyPatch) -> Method:
 OWN: list[tuple[str, str, Mutation]] = [
     ("dps", "the ½ of ζ/2 dropped", replaced(zeta=lambda v: 2 * v)),
     ("mcg", "the ½ of ζ/2 dropped", replaced(zeta=lambda v: 2 * v)),
+    ("sr3", "the ½ of ζ/2 dropped", replaced(zeta=lambda v: 2 * v)),
+    ("sr3", "consistency forgotten", replaced(consistency=lambda v: False)),
     ("mcg", "s² for s in y_s", rootless_projection),
     ("ilvr", "s² for s in y_s", rootless_projection),
     ("pigdm", "τ on [-1, 1]", replaced(tau=lambda v: 1.0)),
@@ -365,7 +373,10 @@ class Exact:
         if isinstance(self.operator, operators.Mask):
             y = self.operator.A(y)
         truth = exact_posterior(self.prior, self.operator, y, self.sigma_y)
-        found = sampled(method, self.prior, self.operator, y, self.sigma_y)
+        prior: Prior = self.prior
+        if method.info.conditional:
+            prior = ExactConditional(self.prior).seeing(y, self.operator, self.sigma_y)
+        found = sampled(method, prior, self.operator, y, self.sigma_y)
         mean, covariance = moment_errors(found, (truth.mean, truth.covariance))
         return mean < self.mean and covariance < self.covariance
 
@@ -387,6 +398,7 @@ def exact_methods() -> dict[str, Exact]:
         "tmpd": Exact(TMPD(**walk), white, keep, 0.05, 2e-3, 0.13),
         "repaint": Exact(RePaint(**walk), white, keep, 0.0, 1e-9, 0.13),
         "ancestral": Exact(Ancestral(**walk), smooth, whole, 0.05, 1e-3, 0.1),
+        "sr3": Exact(SR3(**walk), smooth, keep, 0.05, 2e-3, 0.13),
         "ula": Exact(ULA(steps=200, sigma_max=0.5, sigma_min=0.02, size=0.3), smooth, whole, 0.1, 0.01, 0.03),
     }
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import SHAPE, draw, known
+from problems import OPERATORS, SHAPE, Draws, draw, known, prior_for
 from tolerances import MOMENTS, SAMPLED, Row
 from torch import Tensor
 
 import invdiff
 from invdiff import catalog
-from invdiff.evaluation.distances import moment_errors
+from invdiff.evaluation.distances import moment_errors, sliced_wasserstein
 from invdiff.evaluation.moments import sampled
-from invdiff.methods import METHODS, MMPS, TMPD, Ancestral, Method, PiGDM
+from invdiff.likelihood import Measurement
+from invdiff.methods import METHODS, MMPS, SR3, TMPD, Ancestral, Method, PiGDM, Problem, sample
 from invdiff.operators import Mask
+from invdiff.priors import ExactConditional
 from invdiff.restore import abilities
 
 
 def errors(method: Method, prior: str, operator: str, sigma_y: float) -> tuple[float, float]:
     at = known(prior, operator, sigma_y)
-    return moment_errors(sampled(method, at.prior, at.operator, at.y, sigma_y), at.moments)
+    walked = prior_for(method, at.prior, at.operator, at.y, sigma_y)
+    return moment_errors(sampled(method, walked, at.operator, at.y, sigma_y), at.moments)
 
 
 def moments_of(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,6 +76,7 @@ ANCESTRAL: list[tuple[type[Method], dict[str, int], str, str]] = [
     (TMPD, {}, "white", "mask"),
     *((MMPS, {"iterations": 7}, "correlated", operator) for operator in ("mask", "sensing", "blur and reduction")),
     (MMPS, {"iterations": 9}, "correlated", "weights"),
+    *((SR3, {}, "correlated", operator) for operator in ("mask", "blur", "matrix", "stack")),
 ]  # fmt: skip
 
 
@@ -95,6 +99,54 @@ def test_denoising_by_ancestral_steps_is_exact_in_the_mean_and_converges_in_cova
     assert max(coarse_mean, fine_mean) < 1e-3
     assert fine < 0.11
     assert 1.7 < coarse / fine < 2.1
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("prior", ["white", "correlated"])
+def test_a_network_that_sees_y_as_it_should_has_the_posterior_under_every_operator(
+    prior: str, operator: str
+) -> None:
+    mean, covariance = errors(
+        SR3(integrator="heun", steps=32, sigma_max=50.0, sigma_min=1e-3), prior, operator, 0.05
+    )
+    assert mean < 0.01
+    assert covariance < 0.06
+
+
+@pytest.mark.parametrize("sigma_y", [0.0, 0.2])
+def test_and_of_a_mixture_as_steps_grow(sigma_y: float) -> None:
+    """Sliced Wasserstein, in posterior standard deviations; what exact draws score is Monte-Carlo error."""
+    at = known("mixture", "mask", sigma_y)
+    spread = float(at.posterior.covariance.diagonal().mean().sqrt())
+
+    def distance(x: Tensor) -> float:
+        generator = torch.Generator().manual_seed(6)
+        return sliced_wasserstein(x, at.posterior.sample(len(x), generator), generator=generator) / spread
+
+    floor = distance(at.posterior.sample(3000, torch.Generator().manual_seed(5)))
+    coarse, fine = (distance(draw(SR3(steps=steps), at, 3000)) for steps in (5, 80))
+    assert coarse > 3 * floor
+    assert fine < 1.5 * floor
+    x = draw(SR3(steps=80), at, 3000)
+    assert (at.posterior.modes(x) - at.posterior.weights).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("name", ["downsample", "reflected blur", "matrix", "sensing"])
+@pytest.mark.parametrize("prior", ["correlated", "mixture"])
+def test_consistency_changes_nothing_where_d_agrees_with_y_already(prior: str, name: str) -> None:
+    """A D = y of the exact conditional denoiser; a prior that sees another y is brought back to this one."""
+    at = known(prior, name, 0.0)
+
+    def run(y: Tensor, consistency: bool) -> Tensor:
+        sees = ExactConditional(at.prior).seeing(y, at.operator)
+        measurement = Measurement(at.y, at.operator, 0.0).pick([0] * 3)
+        return sample(SR3(steps=10, consistency=consistency), Problem(sees, measurement), Draws(3, 0))
+
+    torch.testing.assert_close(run(at.y, True), run(at.y, False), rtol=0, atol=1e-8)
+    other = at.y + 0.1 * at.operator.A(torch.ones(1, *SHAPE, dtype=torch.float64))
+    off = [float((at.operator.A(run(other, on)) - at.y).abs().max()) for on in (False, True)]
+    assert off[0] > 0.05
+    assert off[1] < 1e-8
 
 
 def test_denoising_in_one_step_gives_the_posterior_mean() -> None:

@@ -15,7 +15,7 @@ from invdiff.methods import INTEGRATORS, METHODS, Guided, Method, Problem, sampl
 from invdiff.methods.defaults import defaults
 from invdiff.methods.streams import Streams
 from invdiff.operators import Operator
-from invdiff.priors import EDM, Card, NetworkPrior
+from invdiff.priors import EDM, Card, Condition, ConditionalNetwork, ExactConditional, NetworkPrior
 from invdiff.priors.analytic import GaussianPrior
 from invdiff.priors.nets.unet import UNet
 
@@ -47,12 +47,27 @@ def short(name: str, **settings: Any) -> Method:
     return METHODS[name](**{"steps": 6, **own.get(name, {}), **settings})
 
 
-def network_prior(precision: torch.dtype = torch.float32) -> NetworkPrior:
+def network_prior(precision: torch.dtype = torch.float32, condition: Condition | None = None) -> NetworkPrior:
     generator = torch.Generator().manual_seed(0)
-    network = UNet(widths=(8, 16), blocks=(1, 1), embedding=16)
+    network = UNet(
+        widths=(8, 16), blocks=(1, 1), embedding=16, condition=condition.channels(3) if condition else 0
+    )
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.1, generator=generator)
-    return NetworkPrior(network, EDM(), Card(name="random", channels=3), precision=precision)
+    card = Card(name="random", channels=3, condition=condition)
+    return (ConditionalNetwork if condition else NetworkPrior)(network, EDM(), card, precision=precision)
+
+
+def exact_for(name: str, prior: GaussianPrior | None = None) -> Any:
+    """What a method walks, exact: the prior, or what sees y."""
+    prior = correlated_prior() if prior is None else prior
+    return ExactConditional(prior) if METHODS[name].info.conditional else prior
+
+
+def network_for(name: str) -> NetworkPrior:
+    """What a method walks, a network: of a conditional method one that is shown y and its mask."""
+    shown = Condition(tasks=("inpainting",), noise=0.1, mask=True)
+    return network_prior(condition=shown if METHODS[name].info.conditional else None)
 
 
 def assert_no_image_feels_its_batch(method: Method, op: Operator, sigma_y: float) -> Tensor:
@@ -60,7 +75,7 @@ def assert_no_image_feels_its_batch(method: Method, op: Operator, sigma_y: float
     y = op.A(torch.rand(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
 
     def run(y: Tensor, batch: int) -> Tensor:
-        prior = correlated_prior()
+        prior = exact_for(method.info.name)
         return invdiff.restore(y, op, prior, method=method, sigma_y=sigma_y, batch=batch).samples[0]
 
     together = run(y, 2)
@@ -74,10 +89,10 @@ def test_each_image_and_sample_of_a_batch_equals_its_solo_run(name: str) -> None
     op, sigma_y = operator_for(name), noise_for(name)
     y = op.A(torch.rand(3, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
     common = {"method": short(name), "sigma_y": sigma_y}
-    together = invdiff.restore(y, op, correlated_prior(), samples=2, batch=6, **common).samples
+    together = invdiff.restore(y, op, exact_for(name), samples=2, batch=6, **common).samples
     alone = torch.cat(
         [
-            invdiff.restore(y[b : b + 1], op, correlated_prior(), samples=2, batch=1, **common).samples
+            invdiff.restore(y[b : b + 1], op, exact_for(name), samples=2, batch=1, **common).samples
             for b in range(3)
         ],
         1,
@@ -91,9 +106,9 @@ def test_a_network_in_float32_does_not_feel_its_batch_beyond_rounding(name: str)
     op, sigma_y = operator_for(name), noise_for(name)
     y = op.A(torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1)))
     common = {"method": short(name), "sigma_y": sigma_y, "precision": "float32"}
-    together = invdiff.restore(y, op, network_prior(), batch=3, **common).samples
+    together = invdiff.restore(y, op, network_for(name), batch=3, **common).samples
     alone = torch.cat(
-        [invdiff.restore(y[b : b + 1], op, network_prior(), **common).samples for b in range(3)], 1
+        [invdiff.restore(y[b : b + 1], op, network_for(name), **common).samples for b in range(3)], 1
     )
     scale = alone.abs().max().item()
     torch.testing.assert_close(together, alone, rtol=0, atol=2e-4 * scale)
@@ -117,7 +132,7 @@ def test_seed_zero_is_a_seed_like_any_other_and_order_in_the_batch_does_not_matt
 def test_noiseless_inpainting_returns_the_kept_pixels_bit_for_bit(name: str) -> None:
     op = operator_for(name)
     y = op.A(torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(1)))
-    x = invdiff.restore(y, op, network_prior(), method=short(name)).samples[0]
+    x = invdiff.restore(y, op, network_for(name), method=short(name)).samples[0]
     keep = op.keep.expand_as(x)  # type: ignore[attr-defined]
     assert torch.equal(x[keep], y[keep])
     assert (x[~keep] != 0).all()
@@ -131,7 +146,9 @@ def test_what_a_masked_measurement_holds_where_nothing_was_measured_does_not_mat
 
     def run(y: Tensor) -> Tensor:
         noise = Streams.make(0, [("a", 0), ("b", 0)], SHAPE, y)
-        problem = Problem(correlated_prior(), Measurement(y, op, sigma_y))
+        prior = exact_for(name)
+        prior = prior.seeing(y, op, sigma_y) if isinstance(prior, ExactConditional) else prior
+        problem = Problem(prior, Measurement(y, op, sigma_y))
         return sample(short(name), problem, noise)
 
     torch.testing.assert_close(run(picture), run(op.A(picture)), rtol=0, atol=1e-10)
@@ -143,7 +160,7 @@ def test_going_back_and_forth_in_noise_leaves_each_image_to_itself(name: str) ->
     travelled = assert_no_image_feels_its_batch(short(name, jump=2, repeats=2), op, sigma_y)
     y = op.A(torch.rand(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
     straight = invdiff.restore(
-        y, op, correlated_prior(), method=short(name, repeats=1), sigma_y=sigma_y, batch=2
+        y, op, exact_for(name), method=short(name, repeats=1), sigma_y=sigma_y, batch=2
     )
     assert straight.config["walk"] == 6
     assert (travelled - straight.samples[0]).abs().max() > 1e-3
@@ -156,7 +173,7 @@ def test_every_rule_goes_with_every_integrator_and_keeps_what_is_known(name: str
     y = op.A(torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(1)))
     method = short(name, steps=4, integrator=walker)
     sigma_y = 0.1 if name == "ancestral" else 0.0
-    x = invdiff.restore(y, op, network_prior(), method=method, sigma_y=sigma_y, batch=2).samples[0]
+    x = invdiff.restore(y, op, network_for(name), method=method, sigma_y=sigma_y, batch=2).samples[0]
     assert torch.isfinite(x).all()
     if name != "ancestral":
         keep = op.keep.expand_as(x)  # type: ignore[attr-defined]
@@ -171,7 +188,7 @@ def test_an_integrator_that_is_asked_for_is_taken_or_refused(name: str) -> None:
 
     def run(walker: str) -> Tensor:
         method = short(name, integrator=walker)
-        return invdiff.restore(y, op, correlated_prior(), method=method, sigma_y=sigma_y).samples
+        return invdiff.restore(y, op, exact_for(name), method=method, sigma_y=sigma_y).samples
 
     if name == "ddnm":
         with pytest.raises(
@@ -187,7 +204,7 @@ def test_clipping_keeps_the_estimate_within_the_picture_range(name: str) -> None
     """Under a prior far brighter than white; the last step is to x̂₀."""
     op, sigma_y = operator_for(name), noise_for(name)
     y = op.A(torch.rand(1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
-    prior = GaussianPrior.white(3.0, 0.25)
+    prior = exact_for(name, GaussianPrior.white(3.0, 0.25))
 
     def run(clip: bool) -> Tensor:
         method = short(name, clip=clip)

@@ -89,6 +89,16 @@ def test_the_whole_grid_ddpm_is_its_networks_thousand_steps() -> None:
     assert grid.levels("ddpm", 1000, 100.0, 1e-3) == pytest.approx([*reversed(ddpm_sigmas()), 0.0], rel=1e-9)
 
 
+def test_the_whole_grid_sr3_is_its_networks_two_thousand_steps() -> None:
+    """β from 1e-6 to .01: √ᾱ as the network is told it, from .999 999 5 to .0066."""
+    kept, levels = 1.0, []
+    for t in range(2000):
+        kept *= 1 - (1e-6 + (0.01 - 1e-6) * t / 1999)
+        levels.append(((1 - kept) / kept) ** 0.5 / 2)
+    assert grid.levels("sr3", 2000, 100.0, 1e-4) == pytest.approx([*reversed(levels), 0.0], rel=1e-9)
+    assert len(grid.levels("sr3", 50, 10.0, 0.005)) == 51
+
+
 def test_the_grid_ddpm_has_no_more_levels_than_its_network_has_between() -> None:
     with pytest.raises(ValueError, match=r"ddpm has \d+ levels between 1 and 0\.1, got 1000"):
         grid.levels("ddpm", 1000, 1.0, 0.1)
@@ -109,9 +119,9 @@ def test_levels_that_do_not_descend_are_refused(bad: list[float]) -> None:
         grid.levels(bad, 5, 1.0, 0.1)
 
 
-@pytest.mark.parametrize("bad", ["karas", "", "log_uniform:3", "ddpm:2", "linear"])
+@pytest.mark.parametrize("bad", ["karas", "", "log_uniform:3", "ddpm:2", "sr3:2", "linear"])
 def test_a_grid_nobody_knows_is_refused_with_those_there_are(bad: str) -> None:
-    with pytest.raises(ValueError, match="expected one of karras, log_uniform, ddpm or a list"):
+    with pytest.raises(ValueError, match="expected one of karras, log_uniform, ddpm, sr3 or a list"):
         grid.levels(bad, 5, 1.0, 0.1)
 
 

@@ -28,6 +28,7 @@ from invdiff.methods import (
 from invdiff.methods.streams import Streams
 from invdiff.operators import Operator
 from invdiff.priors.analytic import GaussianPrior
+from invdiff.priors.exact import ExactConditional
 
 SHAPE = (1, 4, 3)
 STAY = ("smc", "ula", "mala")
@@ -45,6 +46,21 @@ def make(name: str, **settings: Any) -> Method:
 def operator_for(name: str) -> Operator:
     keep = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
     return operators.Identity(SHAPE) if name == "ancestral" else operators.Mask(keep, channels=1)
+
+
+def prior_for(name: str) -> Any:
+    """What a method walks: the prior, or of a conditional method what sees y."""
+    white = GaussianPrior.white()
+    return ExactConditional(white) if METHODS[name].info.conditional else white
+
+
+class Unread:
+    """A conditional prior that must not be asked."""
+
+    card = ExactConditional(GaussianPrior.white()).card
+
+    def seeing(self, *y: Any, **how: Any) -> Any:
+        pytest.fail("was asked")
 
 
 def walk_of(method: Method, sigma_y: float = 0.1) -> list[float]:
@@ -89,6 +105,7 @@ def bad_settings() -> list[tuple[str, dict[str, Any], str]]:
     own: dict[str, dict[str, list[Any]]] = {
         "dps": {"zeta": [-0.1, math.inf, math.nan]},
         "mcg": {"zeta": [-0.1, math.inf, math.nan]},
+        "sr3": {"zeta": [-0.1, math.inf, math.nan]},
         "pigdm": {"tau": [0.0, -1.0, math.inf, math.nan]},
         "smc": {"particles": [0, -1], "tau": [0.0, -1.0, math.inf]},
         "mmps": {"iterations": [0, -1]},
@@ -145,10 +162,9 @@ def test_restore_refuses_it_in_one_line_before_any_prior_is_loaded(
     op = operator_for(name)
     options = {"repeats": 1, **settings} if name == "repaint" else settings
     sigma_y = 0.0 if name == "repaint" else 0.1
+    prior: Any = Unread() if METHODS[name].info.conditional else "no such prior"
     with pytest.raises(RequestError, match=words) as refusal:
-        invdiff.restore(
-            torch.zeros(1, *SHAPE), op, "no such prior", method=name, sigma_y=sigma_y, options=options
-        )
+        invdiff.restore(torch.zeros(1, *SHAPE), op, prior, method=name, sigma_y=sigma_y, options=options)
     assert "\n" not in str(refusal.value)
 
 
@@ -159,7 +175,7 @@ def test_every_setting_of_its_own_that_is_a_number_has_a_value_it_refuses() -> N
         (name, field.name)
         for name, kind in METHODS.items()
         for field in dataclasses.fields(kind)
-        if field.name not in common
+        if field.name not in common and field.type != "bool"
     }
     assert own <= tried
 
@@ -186,7 +202,7 @@ def test_one_step_is_a_restoration(name: str) -> None:
     method = make(name, steps=1)
     op, sigma_y = operator_for(name), 0.0 if name == "repaint" else 0.1
     y = op.A(torch.rand(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
-    result = invdiff.restore(y, op, GaussianPrior.white(), method=method, sigma_y=sigma_y)
+    result = invdiff.restore(y, op, prior_for(name), method=method, sigma_y=sigma_y)
     assert result.config["walk"] == 1
     assert torch.isfinite(result.samples).all()
 

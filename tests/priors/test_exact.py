@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import moments
 import pytest
@@ -12,7 +13,15 @@ from torch import Tensor
 
 from invdiff import operators
 from invdiff.operators import LinearOperator, Operator
-from invdiff.priors import GaussianPrior, MixturePrior, Posterior, exact_posterior
+from invdiff.priors import (
+    ConditionalPrior,
+    ExactConditional,
+    GaussianPrior,
+    MixturePrior,
+    Posterior,
+    exact_posterior,
+)
+from invdiff.priors.conditional import Sees, check_task
 
 SHAPE = (1, 4, 4)
 N = math.prod(SHAPE)
@@ -290,3 +299,90 @@ def test_samples_of_another_size_are_refused() -> None:
     assert isinstance(got, Posterior)
     with pytest.raises(ValueError, match=r"samples: expected \(S, 16\), at least one, got \(3, 12\)"):
         got.modes(torch.zeros(3, 12))
+
+
+# The denoiser that sees a measurement
+
+
+def both(op: Operator, y: Tensor, sigma_y: float, x: Tensor, sigma: float) -> tuple[Operator, Tensor]:
+    """y and x as one measurement under noise of 1."""
+    unit = torch.eye(N, dtype=torch.float64).view(-1, *SHAPE)
+    matrix = torch.cat([op.A(unit).flatten(1).T / sigma_y, unit.flatten(1) / sigma])
+    return Rows(matrix), torch.cat([y.flatten(1) / sigma_y, x.flatten(1) / sigma], dim=1)
+
+
+@pytest.mark.parametrize("operator", ["mask", "blur", "rows"])
+@pytest.mark.parametrize("prior", ["white", "correlated", "singular", "mixture"])
+def test_a_denoiser_that_sees_y_is_the_posterior_mean_given_y_and_the_noisy_picture(
+    prior: str, operator: str
+) -> None:
+    p: Any = mixture(torch.tensor([0.05, 0.1, 0.2])) if prior == "mixture" else gaussian(prior)
+    op = operator_of(operator)
+    y = torch.cat([measured(p, op, 0.1), measured(p, op, 0.1) + 0.2])
+    sees = ExactConditional(p).seeing(y, op, 0.1)
+    for sigma in (0.03, 0.2, 3.0):
+        x = (
+            p.sample((2, *SHAPE), generator(8))
+            + sigma * torch.randn(2, *SHAPE, generator=generator(9)).double()
+        )
+        wanted = [
+            exact_posterior(p, *both(op, y[i : i + 1], 0.1, x[i : i + 1], sigma), 1.0).mean for i in (0, 1)
+        ]
+        torch.testing.assert_close(sees(x, sigma).flatten(1), torch.stack(wanted), rtol=1e-7, atol=1e-7)
+
+
+def test_a_denoiser_that_sees_an_exact_measurement_agrees_with_it_at_every_level() -> None:
+    for p in (mixture(), gaussian("correlated")):
+        op = operator_of("rows")
+        y = measured(p, op, 0.0)
+        sees = ExactConditional(p).seeing(y, op)
+        for sigma in (1e-3, 0.1, 10.0):
+            x = torch.randn(3, *SHAPE, generator=generator(9), dtype=torch.float64)
+            assert (op.A(sees(x, sigma)) - y).abs().max() < 1e-9
+
+
+def test_among_pictures_the_measurement_weighs_them_whatever_it_is() -> None:
+    """A clipped picture: y and x have their likelihoods multiplied."""
+    pictures = torch.rand(6, *SHAPE, generator=generator(5), dtype=torch.float64)
+    p, op = MixturePrior.empirical(pictures), operators.Clip(SHAPE)
+    y, x = op.A(pictures[:1]) + 0.3, pictures[2:3] + 0.2
+    log_p = -((y - op.A(pictures)).square().flatten(1).sum(1) / (2 * 0.5**2))
+    log_p = log_p - (x - pictures).square().flatten(1).sum(1) / (2 * 0.4**2)
+    wanted = torch.einsum("k,kchw->chw", log_p.softmax(0), pictures)[None]
+    found = ExactConditional(p).seeing(y, op, 0.5)(x, 0.4)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_each_row_sees_its_own_measurement_and_all_of_them_a_single_one() -> None:
+    p, op = mixture(), operator_of("mask")
+    y = torch.cat([measured(p, op, 0.1) + k for k in (0.0, 0.3, -0.2)])
+    x = p.sample((3, *SHAPE), generator(8))
+    sees, sigmas = ExactConditional(p).seeing(y, op, 0.1), torch.tensor([0.1, 0.5, 2.0])
+    assert isinstance(sees, Sees)
+    alone = [
+        ExactConditional(p).seeing(y[i : i + 1], op, 0.1)(x[i : i + 1], float(sigmas[i])) for i in range(3)
+    ]
+    torch.testing.assert_close(sees(x, sigmas), torch.cat(alone), rtol=1e-7, atol=1e-7)
+    assert torch.equal(sees.pick([2, 0])(x[[2, 0]], 0.1), sees(x, 0.1)[[2, 0]])
+    assert torch.equal(sees.pick([1])(x, 0.1), sees.pick([1, 1, 1])(x, 0.1))
+    with pytest.raises(ValueError, match="sees 3 measurements, expected as many pictures, got 2"):
+        sees(x[:2], 0.1)
+    with pytest.raises(ValueError, match="expected 16 values, got 9"):
+        sees(torch.zeros(3, 1, 3, 3), 0.1)
+
+
+def test_without_a_measurement_it_is_the_prior_and_guidance_goes_on_from_there() -> None:
+    p, op = mixture(), operator_of("mask")
+    y, x = measured(p, op, 0.1), p.sample((1, *SHAPE), generator(8))
+    exact = ExactConditional(p)
+    assert isinstance(exact, ConditionalPrior)
+    assert torch.equal(exact(x, 0.3), p(x, 0.3))
+    seen, guided = (exact.seeing(y, op, 0.1, guidance=g)(x, 0.3) for g in (1.0, 1.5))
+    torch.testing.assert_close(guided, p(x, 0.3) + 1.5 * (seen - p(x, 0.3)), rtol=1e-12, atol=1e-12)
+
+
+def test_it_is_for_any_task_and_any_noise() -> None:
+    condition = ExactConditional(mixture()).card.condition
+    assert condition is not None
+    assert condition.said == "any measurement, any noise"
+    check_task("exact", condition, operator_of("blur"), 5.0)

@@ -7,14 +7,16 @@ Each network is worked out from the true posterior mean by the textbook's formul
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from invdiff.priors import EDM, VE, VP, Card, Flow, Precondition, Prior
+from invdiff.operators import Operator
+from invdiff.priors import EDM, VE, VP, Card, ConditionalPrior, Flow, Precondition, Prior
+from invdiff.priors.conditional import Sees
 
 Mean = Callable[[Tensor, Tensor], Tensor]
 """E[x₀ given x₀ + σ·ε = x], x (B, C, H, W) and σ (B, 1, 1, 1) in the network's range."""
@@ -138,6 +140,45 @@ def score(prior: Prior) -> Dressed:
         return (mean(x, sigma) - x) / sigma**2
 
     return Dressed(prior.card, network, VE(clock="ln_sigma", black=0))
+
+
+@dataclass(frozen=True, eq=False)
+class DressedSees:
+    """A prior that sees its measurements, dressed."""
+
+    seeing: Sees
+    dress: Callable[[Prior], Dressed]
+
+    @property
+    def card(self) -> Card:
+        return self.seeing.card
+
+    @property
+    def centre(self) -> Tensor | None:
+        return self.seeing.centre
+
+    def pick(self, images: Sequence[int]) -> DressedSees:
+        return DressedSees(self.seeing.pick(images), self.dress)
+
+    def __call__(self, x: Tensor, sigma: Any) -> Tensor:
+        return self.dress(self.seeing)(x, sigma)
+
+
+@dataclass(frozen=True, eq=False)
+class DressedConditional:
+    """A conditional prior whose network is dressed."""
+
+    conditional: ConditionalPrior
+    dress: Callable[[Prior], Dressed]
+
+    @property
+    def card(self) -> Card:
+        return self.conditional.card
+
+    def seeing(
+        self, y: Tensor, operator: Operator, sigma_y: float = 0.0, *, guidance: float = 1.0
+    ) -> DressedSees:
+        return DressedSees(self.conditional.seeing(y, operator, sigma_y, guidance=guidance), self.dress)
 
 
 DRESSES: dict[str, Callable[[Prior], Dressed]] = {

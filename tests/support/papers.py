@@ -28,6 +28,7 @@ from invdiff.methods import (
     MCG,
     MMPS,
     SMC,
+    SR3,
     TMPD,
     ULA,
     Ancestral,
@@ -43,6 +44,7 @@ from invdiff.methods import (
 )
 from invdiff.operators import Operator
 from invdiff.priors.analytic import GaussianPrior
+from invdiff.priors.exact import ExactConditional
 
 SHAPE = (2, 4, 3)
 BATCH = 2
@@ -175,6 +177,28 @@ class Case:
         return range(self.steps, 0, -1)
 
 
+@dataclass(frozen=True, eq=False)
+class Seen(Case):
+    """The same, with a network that is shown y."""
+
+    @cached_property
+    def problem(self) -> Problem:
+        seeing = ExactConditional(self.prior).seeing(self.y, self.operator, self.sigma_y)
+        return Problem(seeing, Measurement(self.y, self.operator, self.sigma_y))
+
+    def denoised(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """E[x₀ given x₀ + σ·ε = x and y]: x and y as one measurement [I; A] x₀ + noise of a Gaussian vector."""
+        unit = torch.eye(math.prod(SHAPE), dtype=torch.float64)
+        mean, covariance = 2 * self.prior.mean.flatten() - 1, 4 * self.prior.covariance_times(unit)
+        both = torch.cat([unit, self.A])
+        variances = torch.cat(
+            [float(sigma) ** 2 * unit.diag(), self.s_y**2 * torch.ones(len(self.A)).double()]
+        )
+        given = torch.cat([x, self.wanted], dim=1) - mean @ both.T
+        gain = torch.linalg.solve(both @ covariance @ both.T + variances.diag(), both @ covariance)
+        return mean + given @ gain
+
+
 def ancestral(c: Case, noise: Draws) -> Tensor:
     """Ho et al. 2020, algorithm 2, from the level that y is at: u_T = √ᾱ_T·y."""
     u = c.kept[-1].sqrt() * c.wanted
@@ -183,6 +207,20 @@ def ancestral(c: Case, noise: Draws) -> Tensor:
         a, kept = 1 - c.beta[t], c.kept[t]
         spread = ((1 - c.kept[t - 1]) / (1 - kept) * c.beta[t]).sqrt()
         u = (u - (1 - a) / (1 - kept).sqrt() * c.predicted(u, t)) / a.sqrt() + spread * z
+    return u
+
+
+def sr3(c: Case, noise: Draws) -> Tensor:
+    """Saharia et al. 2021, algorithm 2, f_θ(y, u, γ_t) being the noise in u, and γ what others call ᾱ.
+
+    The noise printed there has the variance 1 − α_t; ours has the other that Ho et al. 2020 name, β̃_t.
+    """
+    u = noise.flat()
+    for t in c.down:
+        z = noise.flat() if t > 1 else torch.zeros_like(u)
+        alpha, gamma, before = 1 - c.beta[t], c.kept[t], c.kept[t - 1]
+        u = (u - (1 - alpha) / (1 - gamma).sqrt() * c.predicted(u, t)) / alpha.sqrt()
+        u = u + ((1 - before) / (1 - gamma) * (1 - alpha)).sqrt() * z
     return u
 
 
@@ -709,4 +747,8 @@ def make_papers() -> dict[str, Paper]:
             MALA(sigma_min=0.05, size=1.5), noisy, langevin(LANGEVIN_LEVELS, 1.5, True), LANGEVIN_LEVELS
         ),
         "ancestral": Paper(Ancestral(), single, ancestral),
+        "sr3": Paper(SR3(), Seen(blur(), 0.1), sr3),
+        "sr3, few numbers": Paper(SR3(), Seen(sensing(), 0.1), sr3),
+        "sr3, guided": Paper(SR3(steps=1000, consistency=True, zeta=0.7), Seen(blur(), 0.1), dps(0.7)),
+        "sr3, projected": Paper(SR3(consistency=True), exact, ddnm(None)),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -14,8 +15,9 @@ from invdiff.likelihood import Measurement
 from invdiff.methods import Method, Problem, sample
 from invdiff.operators import LinearOperator, SpectralOperator
 from invdiff.operators.base import cached_property
+from invdiff.priors import Prior
 from invdiff.priors.analytic import GaussianPrior, MixturePrior
-from invdiff.priors.exact import Posterior, exact_posterior
+from invdiff.priors.exact import ExactConditional, Posterior, exact_posterior
 
 SIDE = 4
 SHAPE = (1, SIDE, SIDE)
@@ -121,6 +123,20 @@ def known(prior: str, operator: str, sigma_y: float = SIGMA_Y) -> Known:
     return Known(p, op, y, sigma_y, exact_posterior(p, op, y, sigma_y))
 
 
+def prior_for(
+    method: Method,
+    prior: GaussianPrior | MixturePrior,
+    op: LinearOperator,
+    y: Tensor,
+    sigma_y: float,
+    rows: Sequence[int] = (0,),
+) -> Prior:
+    """What a method walks: the prior, or of a conditional method the prior that sees y, row i of x the y of rows[i]."""
+    if not method.info.conditional:
+        return prior
+    return ExactConditional(prior).seeing(y, op, sigma_y).pick(rows)
+
+
 class Draws:
     """A `Noise` for a whole batch from one generator: the laws' samples need no streams of their own."""
 
@@ -137,4 +153,5 @@ class Draws:
 def draw(method: Method, at: Known, samples: int, seed: int = 0) -> Tensor:
     """(samples, n): what `method` makes of one measurement."""
     measurement = Measurement(at.y, at.operator, at.sigma_y).pick([0] * samples)
-    return sample(method, Problem(at.prior, measurement), Draws(samples, seed)).flatten(1)
+    prior = prior_for(method, at.prior, at.operator, at.y, at.sigma_y)
+    return sample(method, Problem(prior, measurement), Draws(samples, seed)).flatten(1)

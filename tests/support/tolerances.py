@@ -19,6 +19,7 @@ from invdiff.methods import (
     MCG,
     MMPS,
     SMC,
+    SR3,
     TMPD,
     ULA,
     Ancestral,
@@ -56,6 +57,7 @@ class Row:
 
 
 _FINE = {"integrator": "heun", "steps": 80, "sigma_max": 50.0, "sigma_min": 1e-3}
+_COUNTED = "bias known from the approximation: y, which D sees already, is counted again"
 _HEUN = "discretisation: of second order in 1/steps, and the start's 1/sigma_max in the mean"
 _DDPM = "exact but for ancestral steps: 1/steps in the covariance, nothing in the mean"
 _FLOOR = "exact but for ancestral steps, and NOISE_FLOOR in place of σ_y = 0"
@@ -113,6 +115,10 @@ MOMENTS: tuple[Row, ...] = (
     Row(Ancestral(steps=800, sigma_min=1e-3), "correlated", "identity", 0.5, 0.0000, 0.0086, _DDPM, exact=True),
     Row(RePaint(jump=10, repeats=2, **_FINE), "white", "mask", 0.0, 0.0000, 0.0041, _HEUN, exact=True),
     Row(ULA(steps=800, sigma_min=0.02), "white", "mask", 0.05, 0.0002, 0.0505, _BLUR, exact=True),
+    Row(SR3(**_FINE), "white", "blur", 0.05, 0.0022, 0.0051, _HEUN, exact=True),
+    Row(SR3(**_FINE), "correlated", "mask", 0.05, 0.0032, 0.0054, _HEUN, exact=True),
+    Row(SR3(**_FINE), "correlated", "weights", 0.05, 0.0037, 0.0061, _HEUN, exact=True),
+    Row(SR3(**_FINE), "correlated", "downsample", 0.0, 0.0005, 0.0056, _HEUN, exact=True),
     # Approximations, at settings people use.
     Row(Ancestral(steps=1), "correlated", "identity", 0.05, 0.0000, 1.0000, "one step: the posterior mean, no spread"),
     Row(MMPS(steps=50, iterations=7), "white", "mask", 0.0, 0.0000, 0.1537, _FLOOR),
@@ -153,6 +159,8 @@ MOMENTS: tuple[Row, ...] = (
     Row(ScoreALD(), "correlated", "mask", 0.05, 0.2781, 1.0241, _WIDENED),
     Row(ScoreALD(), "correlated", "mask", 0.0, 0.3094, 1.0291, _WIDENED),
     Row(ULA(steps=400, sigma_min=0.05), "correlated", "mask", 0.0, 0.2601, 0.7614, _STIFF),
+    Row(SR3(), "correlated", "mask", 0.05, 0.0003, 0.3416, _DDPM),
+    Row(SR3(steps=50, consistency=True), "correlated", "mask", 0.0, 0.0003, 0.1588, _DDPM),
 )  # fmt: skip
 
 _NEAR = {"steps": 120, "sigma_max": 2.0, "sigma_min": 0.02}
@@ -172,6 +180,9 @@ SAMPLED: tuple[Row, ...] = (
     Row(ULA(steps=1000, sigma_min=0.02, size=0.1), "mixture", "identity", 0.2, 0.039, 0.137, _BLUR, 1000, 0.05,
         exact=True),
     Row(Ancestral(steps=200), "mixture", "identity", 0.2, 0.012, 0.067, _DDPM, 4000, 0.05, exact=True),
+    Row(SR3(steps=100), "mixture", "mask", 0.2, 0.021, 0.040, _DDPM, 2000, 0.05, exact=True),
+    Row(SR3(steps=100), "mixture", "downsample", 0.0, 0.020, 0.111, _DDPM, 2000, 0.05, exact=True),
+    Row(SR3(steps=100, consistency=True, zeta=0.03), "correlated", "mask", 0.05, 0.058, 0.150, _COUNTED, 2000, 0.03),
     Row(MMPS(steps=50), "correlated", "mask", 0.05, 0.065, 0.181, _ONE, 4000, 0.03),
     Row(MMPS(steps=50), "correlated", "blur", 0.05, 0.064, 0.171, _ONE, 4000, 0.03),
     Row(MMPS(steps=50, iterations=3), "mixture", "mask", 0.2, 0.154, 0.165, _GAUSSIAN, 2000, 0.05),
@@ -214,6 +225,9 @@ CALIBRATED: tuple[Coverage, ...] = (
     Coverage(MALA(steps=400, sigma_min=0.03, size=0.8), "white", "mask", 0.2, exact=True, truths=250),
     Coverage(Ancestral(steps=800), "correlated", "identity", 0.2, exact=True),
     Coverage(Ancestral(steps=800), "mixture", "identity", 0.2, exact=True),
+    Coverage(SR3(**_ODE), "correlated", "mask", 0.05, exact=True),
+    Coverage(SR3(**_ODE), "mixture", "mask", 0.2, exact=True),
+    Coverage(SR3(), "correlated", "mask", 0.05, (0.416, 0.706, 0.926)),
     Coverage(PiGDM(steps=50), "correlated", "mask", 0.05, (0.464, 0.767, 0.942)),
     Coverage(TMPD(steps=50), "correlated", "downsample", 0.05, (0.461, 0.770, 0.943)),
     Coverage(MMPS(steps=50), "correlated", "mask", 0.05, (0.453, 0.757, 0.939)),

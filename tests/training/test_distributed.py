@@ -74,11 +74,26 @@ def losses(out: Path) -> dict[str, float]:
         return {row["step"]: float(row["loss"]) for row in csv.DictReader(file)}
 
 
+CONDITION = {
+    "operator": {
+        "choice": [
+            {"mask": {"pattern": "random", "missing": 0.5, "seed": {"integer": [0, 99]}}},
+            {"downsample": {"factor": 2}},
+        ]
+    },
+    "noise": [0.0, 0.1],
+    "augment": 0.1,
+    "dropout": 0.2,
+}
+"""A conditional network has more to draw than any other."""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_two_processes_make_one_processes_loss_curve_and_a_killed_one_can_be_resumed(
     recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = recipe(images=160, accumulate=2, samples=0, data={"validation": 0}, checkpoint={"minutes": 0})
+    alike = {"images": 160, "data": {"validation": 0}, "condition": CONDITION}
+    path = recipe(accumulate=2, samples=0, checkpoint={"minutes": 0}, **alike)
     command = [sys.executable, "-c", LAUNCHER, str(path), str(tmp_path / "two")]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180
@@ -92,7 +107,7 @@ def test_two_processes_make_one_processes_loss_curve_and_a_killed_one_can_be_res
     assert done.stderr.count("step 40/40") == 1  # the second process is silent
 
     monkeypatch.setattr("invdiff.training.loop.LOG_EVERY", 1)
-    train(recipe(images=160, data={"validation": 0}), tmp_path / "one")
+    train(recipe(**alike), tmp_path / "one")
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert list(one) == list(two) == [str(step) for step in range(1, 41)]
     assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-4)

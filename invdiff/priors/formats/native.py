@@ -19,12 +19,19 @@ from invdiff.priors.base import Card
 from invdiff.priors.formats.base import Loaded, check, checksum, line, read_safetensors, unreadable
 from invdiff.priors.nets.adm import ADM
 from invdiff.priors.nets.classifier import Classifier
+from invdiff.priors.nets.control import ControlNet
 from invdiff.priors.nets.dit import DiT
 from invdiff.priors.nets.ncsnpp import NCSNpp
 from invdiff.priors.nets.unet import UNet
 from invdiff.priors.precondition import PRECONDITIONS, Precondition
 
-NETWORKS: dict[str, type[Any]] = {"unet": UNet, "dit": DiT, "adm": ADM, "ncsnpp": NCSNpp}
+NETWORKS: dict[str, type[Any]] = {
+    "unet": UNet,
+    "dit": DiT,
+    "adm": ADM,
+    "ncsnpp": NCSNpp,
+    "control": ControlNet,
+}
 """By the name they have in a file; each has `config`, its arguments, and `weights_at_least(**config)`, in bytes."""
 
 CLASSIFIERS: dict[str, type[Any]] = {"classifier": Classifier}

@@ -183,3 +183,8 @@ def check_dropout_and_classes(who: str, dropout: float, classes: int) -> None:
         raise ValueError(f"{who}: dropout: expected a share of at least 0 and less than 1, got {dropout}")
     if classes < 0:
         raise ValueError(f"{who}: classes: expected a number of classes, 0 for none, got {classes}")
+
+
+def check_condition(who: str, condition: int) -> None:
+    if condition < 0:
+        raise ValueError(f"{who}: condition: expected a number of channels, 0 for none, got {condition}")

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.priors.nets.blocks import NoiseEmbedding, SelfAttention, check_dropout_and_classes, zero
+from invdiff.priors.nets.blocks import (
+    NoiseEmbedding,
+    SelfAttention,
+    check_condition,
+    check_dropout_and_classes,
+    zero,
+)
 
 MLP_RATIO = 4
 
@@ -47,8 +53,8 @@ class DiT(nn.Module):
     """F(x, c_noise): (B, C, H, W), (B,) → (B, C, H, W), for H and W any multiple of `multiple`, the patch.
 
     Positions are sines and cosines of row and column, counted in patches, and computed for the size at hand, so that
-    any size runs; but what it learned is of one size, `size`, which belongs in its card. classes, variance: as of
-    `UNet`. dropout: of what attention and perceptron add. ValueError for a shape that cannot be.
+    any size runs; but what it learned is of one size, `size`, which belongs in its card. classes, variance, condition:
+    as of `UNet`. dropout: of what attention and perceptron add. ValueError for a shape that cannot be.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class DiT(nn.Module):
         dropout: float = 0.0,
         classes: int = 0,
         variance: bool = False,
+        condition: int = 0,
     ) -> None:
         super().__init__()
         if min(channels, size, patch, width, depth, heads) < 1 or size % patch:
@@ -72,8 +79,9 @@ class DiT(nn.Module):
         if width % heads or width % 4:
             raise ValueError(f"DiT: expected a width that 4 and {heads} heads divide, got {width}")
         check_dropout_and_classes("DiT", dropout, classes)
+        check_condition("DiT", condition)
         self.channels, self.size, self.multiple = channels, size, patch
-        self.classes, self.variance = classes, variance
+        self.classes, self.variance, self.condition = classes, variance, condition
         self.config: dict[str, Any] = {
             "channels": channels,
             "size": size,
@@ -84,9 +92,10 @@ class DiT(nn.Module):
             "dropout": dropout,
             "classes": classes,
             "variance": variance,
+            "condition": condition,
         }
         self.embedding = NoiseEmbedding(width, classes=classes)
-        self.stem = nn.Linear(channels * patch**2, width)
+        self.stem = nn.Linear((channels + condition) * patch**2, width)
         self.blocks = nn.ModuleList(DiTBlock(width, heads, dropout) for _ in range(depth))
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, (2 if variance else 1) * channels * patch**2)
@@ -105,6 +114,7 @@ class DiT(nn.Module):
         dropout: float = 0.0,
         classes: int = 0,
         variance: bool = False,
+        condition: int = 0,
     ) -> int:
         """A lower bound on a network's number of weights, before any memory is taken for it."""
         return (6 + 4 + 2 * MLP_RATIO) * depth * width**2 + (2 * channels * patch**2 + classes) * width

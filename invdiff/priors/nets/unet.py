@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.priors.nets.blocks import NoiseEmbedding, check_levels, descend, stages, zero
+from invdiff.priors.nets.blocks import NoiseEmbedding, check_condition, check_levels, descend, stages, zero
 
 
 class UNet(nn.Module):
@@ -28,7 +28,9 @@ class UNet(nn.Module):
     attention: levels, 0 the finest, whose blocks are each followed by self-attention over all pixels
     (`attention_levels` finds those of a size). classes: labels 0 … classes − 1 and, as label `classes` or None, "no
     label": F(x, c_noise, labels), labels (B,). variance: 2C channels come back, the first C of them F, for a learned
-    variance (Nichol & Dhariwal 2021, arXiv:2102.09672). ValueError for a shape that cannot be.
+    variance (Nichol & Dhariwal 2021, arXiv:2102.09672). condition: so many channels that it is shown follow x's,
+    F: (B, C + condition, H, W) → (B, C, H, W) (Saharia et al. 2021, arXiv:2104.07636). ValueError for a shape that
+    cannot be.
     """
 
     def __init__(
@@ -42,13 +44,15 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         classes: int = 0,
         variance: bool = False,
+        condition: int = 0,
     ) -> None:
         super().__init__()
         widths, blocks, attention = list(widths), list(blocks), sorted(set(attention))
         numbers = {"channels": channels, "fold": fold, "embedding": embedding}
         check_levels("UNet", numbers, widths, blocks, attention, dropout, classes)
+        check_condition("UNet", condition)
         self.channels, self.fold, self.multiple = channels, fold, fold * 2 ** (len(widths) - 1)
-        self.classes, self.variance = classes, variance
+        self.classes, self.variance, self.condition = classes, variance, condition
         self.config: dict[str, Any] = {
             "channels": channels,
             "widths": widths,
@@ -59,10 +63,11 @@ class UNet(nn.Module):
             "dropout": dropout,
             "classes": classes,
             "variance": variance,
+            "condition": condition,
         }
         self.embedding = NoiseEmbedding(embedding, classes=classes)
         folded = channels * fold**2
-        self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(folded + condition * fold**2, widths[0], 3, padding=1)
         self.down = stages(widths, blocks, embedding, dropout, attention)
         self.up = stages(widths, blocks, embedding, dropout, attention)
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
@@ -81,6 +86,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         classes: int = 0,
         variance: bool = False,
+        condition: int = 0,
     ) -> int:
         """A lower bound on a network's number of weights, before any memory is taken for it."""
         ends = 18 * channels * fold**2 * widths[0] + embedding**2 + classes * embedding
@@ -104,8 +110,15 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         e = self.embedding(c_noise, labels)
+        return self.ascend(*self.descend(x, e), e)
+
+    def descend(self, x: Tensor, e: Tensor, beside: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The lowest level's features, and the skips of those above. beside: is added behind the stem."""
         h = self.stem(F.pixel_unshuffle(x, self.fold))
-        h, skips = descend(self.down, self.shrink, h, e)
+        return descend(self.down, self.shrink, h if beside is None else h + beside, e)
+
+    def ascend(self, h: Tensor, skips: list[Tensor], e: Tensor) -> Tensor:
+        """F of what `descend` found; e: the embedding of noise level and label. The list is used up."""
         for level in reversed(range(len(self.up))):
             if level < len(self.grow):
                 h = skips.pop() + F.pixel_shuffle(self.grow[level](h), 2)
