@@ -588,6 +588,21 @@ PRIORS: dict[str, PriorInfo] = {
         size=64,
         sigma_max=10.0,
     ),
+    "natural-sr4": PriorInfo(
+        name="natural-sr4",
+        file="weights/natural-sr4.safetensors",
+        sha256="600bb1745718fe4fa49f7c3db1e03489d61f727a7d8b4500823886d36aa42ac7",
+        summary="Photographs in colour, enlarged four times, any size.",
+        channels=3,
+        licence="Apache-2.0 (weights); training data under their own terms, see the card",
+        training_data="BSDS500 train and test, ImageNet (1000 images)",
+        card="docs/conditional.md",
+        tasks=("super-resolution ×4 (bicubic)",),
+        noise=0.0,
+        instead_of="natural",
+        multiple=8,
+        sigma_max=40.0,
+    ),
 }
 
 FORMATS: tuple[tuple[str, str], ...] = (

@@ -182,6 +182,7 @@ def restore(
             "seed": seed,
             "sizes": sizes,
             "walk": work.steps,
+            "walk_from": work.walks[0][0],
             "fit": fit(getattr(loaded, "prior", loaded) if conditional else loaded),
             "label": label,
             "guidance": guidance,

@@ -67,7 +67,8 @@ def ddpm(steps: int, sigma_max: float, sigma_min: float) -> list[float]:
 
 
 def sr3(steps: int, sigma_max: float, sigma_min: float) -> list[float]:
-    """As `ddpm`, of the 2000 levels with β_t from 1e-6 to .01 (Saharia et al. 2021, arXiv:2104.07636, as released)."""
+    """As `ddpm`, of 2000 levels with β_t from 1e-6 to .01 (for Saharia et al. 2021, arXiv:2104.07636, by its public
+    re-implementation)."""
     return _of_betas("sr3", 1e-6, 0.01, 2000, steps, sigma_max, sigma_min)
 
 

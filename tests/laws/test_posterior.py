@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from problems import OPERATORS, SHAPE, Draws, draw, known, prior_for
@@ -14,6 +16,7 @@ from invdiff.evaluation.distances import moment_errors, sliced_wasserstein
 from invdiff.evaluation.moments import sampled
 from invdiff.likelihood import Measurement
 from invdiff.methods import METHODS, MMPS, SR3, TMPD, Ancestral, Method, PiGDM, Problem, sample
+from invdiff.methods.sr3 import REACH
 from invdiff.operators import Mask
 from invdiff.priors import ExactConditional
 from invdiff.restore import abilities
@@ -147,6 +150,33 @@ def test_consistency_changes_nothing_where_d_agrees_with_y_already(prior: str, n
     off = [float((at.operator.A(run(other, on)) - at.y).abs().max()) for on in (False, True)]
     assert off[0] > 0.05
     assert off[1] < 1e-8
+
+
+def test_a_walk_from_what_the_prior_lies_around_has_the_posterior_too() -> None:
+    """A centre that is a standard deviation off, and modes wider than the pixels: the shortened walk hides both."""
+    at = known("correlated", "downsample", 0.05)
+    sees = ExactConditional(at.prior).seeing(at.y, at.operator, 0.05)
+    std = float(at.posterior.covariance.diagonal().mean().sqrt())
+
+    class Around:
+        card = dataclasses.replace(sees.card, data_std=std)
+        centre = at.posterior.mean.view(1, *SHAPE) + std
+
+        def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+            return sees(x, sigma)
+
+    around = Around()
+    assert REACH * std < 50
+    measurement = Measurement(at.y, at.operator, 0.05)
+    problem = Problem(around, measurement)
+    assert SR3(sigma_max=50.0).levels(problem)[0] == pytest.approx(REACH * std)
+    assert SR3(sigma_max=0.5 * REACH * std).levels(problem)[0] == pytest.approx(0.5 * REACH * std)
+    many = Problem(around, measurement.pick([0] * 4000))
+    method = SR3(integrator="heun", steps=40, sigma_max=50.0, sigma_min=1e-3)
+    x = sample(method, many, Draws(4000, 0)).flatten(1)
+    assert ((x.mean(dim=0) - at.posterior.mean).square().mean().sqrt() / std) < 0.06
+    ratio = torch.cov(x.T).diagonal() / at.posterior.covariance.diagonal()
+    assert (ratio - 1).abs().max() < 0.1
 
 
 def test_denoising_in_one_step_gives_the_posterior_mean() -> None:

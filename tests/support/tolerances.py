@@ -182,7 +182,7 @@ SAMPLED: tuple[Row, ...] = (
     Row(Ancestral(steps=200), "mixture", "identity", 0.2, 0.012, 0.067, _DDPM, 4000, 0.05, exact=True),
     Row(SR3(steps=100), "mixture", "mask", 0.2, 0.021, 0.040, _DDPM, 2000, 0.05, exact=True),
     Row(SR3(steps=100), "mixture", "downsample", 0.0, 0.020, 0.111, _DDPM, 2000, 0.05, exact=True),
-    Row(SR3(steps=100, consistency=True, zeta=0.03), "correlated", "mask", 0.05, 0.058, 0.150, _COUNTED, 2000, 0.03),
+    Row(SR3(steps=100, consistency=True), "correlated", "mask", 0.05, 0.034, 0.105, _COUNTED, 2000, 0.03),
     Row(MMPS(steps=50), "correlated", "mask", 0.05, 0.065, 0.181, _ONE, 4000, 0.03),
     Row(MMPS(steps=50), "correlated", "blur", 0.05, 0.064, 0.171, _ONE, 4000, 0.03),
     Row(MMPS(steps=50, iterations=3), "mixture", "mask", 0.2, 0.154, 0.165, _GAUSSIAN, 2000, 0.05),
