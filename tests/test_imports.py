@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Folders and modules of the first level, lowest first; one may import its own layer and those below.
 LAYERS = (
     {"operators"},
-    {"errors", "catalog", "images", "config", "cascade_files"},
+    {"errors", "catalog", "images", "config", "cascade_files", "known"},
     {"priors"},
     {"likelihood"},
     {"methods"},
@@ -36,6 +36,7 @@ LAYERS = (
         "cascade",
     },
     {"evaluation"},
+    {"bench"},
     {"cli", "app"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

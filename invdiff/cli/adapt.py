@@ -10,9 +10,9 @@ import typer
 
 from ..catalog import PRIORS, check_label
 from ..errors import RequestError, unknown
+from ..known import check_prior, known
 from . import files
-from .known import known
-from .restore import DEVICES, Label, Offline, PriorName, check_prior, classes_of
+from .restore import DEVICES, Label, Offline, PriorName, classes_of
 
 IN_OUT = ("checkpoints", "prior.safetensors", "recipe.json")
 """What a run leaves: where one of them is, nothing is begun anew."""

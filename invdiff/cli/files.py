@@ -143,22 +143,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def checksum(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def checksum_of_folder(folder: Path, suffixes: tuple[str, ...]) -> str:
-    """SHA-256 of the names and checksums of the files in it that end so."""
-    import hashlib
-
-    found = sorted(p for p in folder.rglob("*") if p.suffix in suffixes and p.is_file())
-    text = "".join(f"{p.relative_to(folder).as_posix()} {checksum(p)}\n" for p in found)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 

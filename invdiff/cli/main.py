@@ -12,11 +12,13 @@ import typer
 from .. import __version__
 from ..errors import InvdiffError
 from .adapt import adapt_command
+from .bench import bench_command
 from .degrade import degrade_command
 from .demo import demo_command
 from .doctor import doctor_command
 from .listings import methods_command, tasks_command
 from .priors import priors_app
+from .report import report_command
 from .restore import restore_command
 from .sample import sample_command
 from .train import train_command
@@ -57,6 +59,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_command,
     "adapt": adapt_command,
     "tune": tune_command,
+    "bench": bench_command,
+    "report": report_command,
     "demo": demo_command,
     "doctor": doctor_command,
     "tasks": tasks_command,

@@ -11,10 +11,10 @@ import typer
 
 from ..catalog import FORMATS, PRIORS, PriorInfo, check_label, trained_for
 from ..errors import InvdiffError, RequestError, unknown
-from .known import known
+from ..known import check_prior, known
 from .listings import Json, finite, print_json, print_table
 from .progress import Reporter
-from .restore import DEVICES, Label, Offline, Quiet, check_prior
+from .restore import DEVICES, Label, Offline, Quiet
 
 if TYPE_CHECKING:
     from ..evaluation.prior_check import Report

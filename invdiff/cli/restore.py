@@ -7,7 +7,6 @@ are written as one, the record last. A record that matches the request is what m
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import sys
@@ -18,12 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import cascade_files
-from ..catalog import AUTO, METHODS, PRIORS, check_label, is_hub_name, method_info, model_for, no_model
+from ..catalog import AUTO, METHODS, PRIORS, check_label, method_info, model_for, no_model
 from ..errors import InvdiffError, RequestError, nearest, unknown
+from ..known import Known, check_prior, known
 from ..plugins import contained
 from . import files
-from .known import IN_A_FOLDER, Known, is_whole, known
 from .progress import Reporter, duration
 
 if TYPE_CHECKING:
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from ..tasks import Options, Task
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
-"""Endings of pickles, which `load_prior` reads as tensors or refuses with the reason."""
 
 TaskName = Annotated[
     str | None, typer.Option("--task", help="inpaint, deblur, sr, denoise, ...; see invdiff tasks.")
@@ -369,46 +365,9 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def check_prior(name: str) -> dict[str, str]:
-    """The prior's name and checksum. RequestError for an unknown name, or a file that is plainly none."""
-    if name in PRIORS:
-        path = PRIORS[name].path
-        # Missing weights are no fault of the request: load_prior says so once all else is known to be right.
-        return {"path": name, "sha256": files.checksum(path) if path.is_file() else ""}
-    path = Path(name).expanduser()
-    if path.is_file() and cascade_files.is_cascade_file(path):
-        return {"path": name, "sha256": _checksum_of_cascade(path)}
-    if (path / IN_A_FOLDER).is_file():
-        path = path / IN_A_FOLDER
-    if path.is_dir() and any(path.rglob("*.json")):  # a diffusers model
-        return {"path": name, "sha256": files.checksum_of_folder(path, (".json", ".safetensors", ".bin"))}
-    if path.is_file() and (path.suffix.casefold() in PICKLED or is_whole(path)):
-        return {"path": name, "sha256": files.checksum(path)}
-    if path.exists():
-        raise RequestError(
-            f"{path}: not a prior, or cut off; expected a .safetensors file that invdiff train wrote, weights "
-            f"({', '.join(PICKLED[:4])} or .safetensors) or the folder of a diffusers model; see invdiff priors"
-        )
-    if is_hub_name(name):
-        return {"path": name, "sha256": name}
-    if path.suffix or len(path.parts) > 1:
-        raise RequestError(f"--prior {name}: no such file")
-    raise unknown("prior", name, PRIORS)
-
-
 def classes_of(prior: str) -> int | None:
     """How many labels the prior knows, where that can be said before its weights are loaded."""
     return PRIORS[prior].classes if prior in PRIORS else None
-
-
-def _checksum_of_cascade(path: Path) -> str:
-    """Of its text and of its members. RequestError where it is none, or one of them is none."""
-    members = cascade_files.read(path).members
-    for member in members:
-        if cascade_files.is_cascade_file(member):
-            raise RequestError(f"{path}: {member} is another cascade; name its stages")
-    sums = [files.checksum(path), *(check_prior(member)["sha256"] for member in members)]
-    return hashlib.sha256("/".join(sums).encode()).hexdigest()
 
 
 def parse_settings(given: list[str]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import typer
 
 from ..catalog import INTEGRATORS, PRIORS, check_label
 from ..errors import RequestError, nearest, unknown
+from ..known import check_prior, known
 from ..words import by
 from . import files
-from .known import known
 from .listings import GRIDS
 from .progress import Reporter, duration
 from .restore import (
@@ -32,7 +32,6 @@ from .restore import (
     PriorName,
     Quiet,
     answer,
-    check_prior,
     classes_of,
 )
 

@@ -11,11 +11,11 @@ import typer
 
 from .. import tuning
 from ..errors import InvdiffError, RequestError, nearest
+from ..known import check_prior, known
 from . import files
-from .known import known
 from .listings import finite
 from .progress import Reporter
-from .restore import AsJson, Quiet, check_prior
+from .restore import AsJson, Quiet
 
 if TYPE_CHECKING:
     from ..evaluation.tune import Step, Tuned

@@ -106,16 +106,19 @@ def nl_means(y: Any, sigma: float, h: float, patch: int, reach: int) -> Baseline
     around."""
     from skimage.restoration import denoise_nl_means
 
+    y = _image(y)
+    single = len(y) == 1  # with its axis scikit-image gives one channel back transposed
     image = denoise_nl_means(
-        _image(y),
+        y[0] if single else y,
         patch_size=patch,
         patch_distance=reach,
         h=h * sigma,
         sigma=sigma,
         fast_mode=True,
-        channel_axis=0,
+        channel_axis=None if single else 0,
     )
-    return Baseline(image=np.asarray(image), name=f"NL-means, h {h:g}σ, patch {patch}, reach {reach}")
+    image = np.reshape(image, y.shape)
+    return Baseline(image=image, name=f"NL-means, h {h:g}σ, patch {patch}, reach {reach}")
 
 
 def total_variation(y: Any, sigma: float, weight: float) -> Baseline:

@@ -129,7 +129,7 @@ class _Image:
         picture = torch.from_numpy((array * 255).round().astype("uint8"))
         picture = picture.permute(2, 0, 1).expand(channels, -1, -1)
         if self.data.square:
-            picture = _reduced(middle(picture, min(self.size)), self.data.square)
+            picture = reduced(middle(picture, min(self.size)), self.data.square)
         return torch.nn.functional.pad(picture, (self.data.pad,) * 4).contiguous()
 
 
@@ -207,7 +207,7 @@ def _arrays(path: Path, data: Data) -> _Source:
     return _Source(train, test)
 
 
-def _reduced(picture: Tensor, side: int) -> Tensor:
+def reduced(picture: Tensor, side: int) -> Tensor:
     """uint8 (C, H, W) → (C, side, side), bicubic and antialiased."""
     from PIL import Image
 

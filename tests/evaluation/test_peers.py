@@ -126,7 +126,7 @@ def test_the_denoiser_azula_sees_is_the_posterior_mean_under_every_schedule(name
 def test_a_residual_is_twice_ours_in_azulas_units_and_so_is_its_noise(kind: str) -> None:
     prior, op = correlated(), OPERATORS[kind]
     x, y = random(1, *SHAPE), measured(prior, op)
-    flat = peers._Flat.of(prior, op, y, SIGMA_Y)
+    flat = peers.Flat.of(prior, op, y, SIGMA_Y)
     torch.testing.assert_close(flat.y - flat.A((2 * x - 1).flatten(1)), 2 * (y - op.A(x)).flatten(1))
     assert flat.sigma_y == 2 * SIGMA_Y
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import cascade_files
-from ..catalog import PRIORS, check_label, check_trained, needs_a_measurement
-from ..errors import RequestError
+from . import cascade_files
+from .catalog import PRIORS, check_label, check_trained, is_hub_name, needs_a_measurement
+from .errors import RequestError, unknown
 
 IN_A_FOLDER = "prior.safetensors"
 """What `invdiff train` leaves in its folder."""
+
+PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+"""Endings of pickles, which `load_prior` reads as tensors or refuses with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,3 +112,52 @@ def is_whole(path: Path) -> bool:
     except (TypeError, KeyError):
         return False
     return bool(path.stat().st_size == 8 + length + end)
+
+
+def check_prior(name: str) -> dict[str, str]:
+    """The prior's name and checksum. RequestError for an unknown name, or a file that is plainly none."""
+    if name in PRIORS:
+        path = PRIORS[name].path
+        # Missing weights are no fault of the request: load_prior says so once all else is known to be right.
+        return {"path": name, "sha256": checksum(path) if path.is_file() else ""}
+    path = Path(name).expanduser()
+    if path.is_file() and cascade_files.is_cascade_file(path):
+        return {"path": name, "sha256": _checksum_of_cascade(path)}
+    if (path / IN_A_FOLDER).is_file():
+        path = path / IN_A_FOLDER
+    if path.is_dir() and any(path.rglob("*.json")):  # a diffusers model
+        return {"path": name, "sha256": checksum_of_folder(path, (".json", ".safetensors", ".bin"))}
+    if path.is_file() and (path.suffix.casefold() in PICKLED or is_whole(path)):
+        return {"path": name, "sha256": checksum(path)}
+    if path.exists():
+        raise RequestError(
+            f"{path}: not a prior, or cut off; expected a .safetensors file that invdiff train wrote, weights "
+            f"({', '.join(PICKLED[:4])} or .safetensors) or the folder of a diffusers model; see invdiff priors"
+        )
+    if is_hub_name(name):
+        return {"path": name, "sha256": name}
+    if path.suffix or len(path.parts) > 1:
+        raise RequestError(f"--prior {name}: no such file")
+    raise unknown("prior", name, PRIORS)
+
+
+def _checksum_of_cascade(path: Path) -> str:
+    """Of its text and of its members. RequestError where it is none, or one of them is none."""
+    members = cascade_files.read(path).members
+    for member in members:
+        if cascade_files.is_cascade_file(member):
+            raise RequestError(f"{path}: {member} is another cascade; name its stages")
+    sums = [checksum(path), *(check_prior(member)["sha256"] for member in members)]
+    return hashlib.sha256("/".join(sums).encode()).hexdigest()
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum_of_folder(folder: Path, suffixes: tuple[str, ...]) -> str:
+    """SHA-256 of the names and checksums of the files in it that end so."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix in suffixes and p.is_file())
+    text = "".join(f"{p.relative_to(folder).as_posix()} {checksum(p)}\n" for p in found)
+    return hashlib.sha256(text.encode()).hexdigest()
