@@ -135,7 +135,8 @@ def test_pictures_end_where_the_budget_does_and_the_page_says_so(folder: Path, w
 
 
 def test_a_file_outside_the_run_or_broken_is_not_shown(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "run" / "pictures").mkdir(parents=True)
+    bench_run.write(tmp_path / "run", [])
+    (tmp_path / "run" / "pictures").mkdir()
     drawn("a").save(tmp_path / "secret.png")
     (tmp_path / "run" / "pictures" / "broken.png").write_bytes(b"no picture")
     drawn("a").save(tmp_path / "run" / "pictures" / "good.png")

@@ -43,7 +43,7 @@ def test_tables_without_a_file_are_printed(run: str, capsys: pytest.CaptureFixtu
     assert cli.run(["report", run, "--format", "markdown"]) == 0
     assert capsys.readouterr().out.count("| mmps |") == 4
     assert cli.run(["report", run, "--format", "latex"]) == 0
-    assert capsys.readouterr().out.count("\\toprule") == 3
+    assert capsys.readouterr().out.count("\\toprule") == 4
     assert not Path("run/report.html").exists()
 
 
