@@ -186,9 +186,11 @@ def _by_name(names: Iterable[str], limit: int | None) -> Iterator[str]:
 def units(benchmark: Benchmark, *, only: Collection[str] = (), limit: int | None = None) -> Iterator[Unit]:
     """All of a benchmark's units, a prior's one after the other; the same, of the same pictures, each time.
 
-    only: as ("method=dps,ddnm", "task=sr4"); limit: so many pictures of each data set at most. RequestError for a name
-    in `only` that the benchmark does not have, and as `pictures` raises it.
+    only: as ("method=dps,ddnm", "task=sr4"); limit: so many pictures of each data set, to whole
+    units. RequestError for a name in `only` that the benchmark does not have, and as `pictures` raises it.
     """
+    if limit is not None:  # whole units: a part of one would be another, of the same rows
+        limit = -(-limit // benchmark.batch) * benchmark.batch
     chosen = chosen_by(benchmark, only)
     settings = benchmark.record()
     common = {key: settings[key] for key in ("metrics", "colour", "border", "batch", "threads", "precision")}

@@ -17,7 +17,7 @@ from ..images import atomic
 from .definition import Benchmark
 from .engines import TRIES, Answer, Queue
 from .plan import Unit
-from .store import Row
+from .store import Row, flush
 
 Files = dict[str, bytes]
 
@@ -33,7 +33,8 @@ class Remote:
         from .work import Worker
 
         self._folder = tempfile.TemporaryDirectory(prefix="invdiff-bench-")
-        self._worker = Worker(self._benchmark, self._folder.name)
+        device = self._benchmark.device.partition(":")[0]  # Ray shows an actor its own GPU alone, as cuda:0
+        self._worker = Worker(self._benchmark, self._folder.name, device=device)
 
     def run(self, unit: Unit) -> tuple[list[Row], Files]:
         rows = self._worker.run(unit)
@@ -156,3 +157,4 @@ def _write(folder: Path, files: Files) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as part:
             part.write_bytes(content)
+        flush(path)

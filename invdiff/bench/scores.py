@@ -311,7 +311,7 @@ def _measured(op: Operator, y: Tensor) -> Tensor:
     import torch
 
     from ..operators import Diagonal, Mask
-    from ..operators.compose import Composed, Scaled
+    from ..operators.compose import Composed, Scaled, Stacked
 
     if isinstance(op, Mask):
         return op.keep.to(y.device).expand(y.shape)
@@ -321,6 +321,8 @@ def _measured(op: Operator, y: Tensor) -> Tensor:
         return _measured(op.outer, y)
     if isinstance(op, Scaled):
         return _measured(op.part, y)
+    if isinstance(op, Stacked):
+        return op.join([_measured(part, piece) for part, piece in zip(op.parts, op.split(y), strict=True)])
     return torch.ones_like(y, dtype=torch.bool)
 
 

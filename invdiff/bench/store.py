@@ -14,6 +14,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -378,6 +379,18 @@ def clear(folder: str | Path) -> None:
             lock.close()
 
 
+def flush(path: Path) -> None:
+    """Have a finished file and its name on the disk: a row must not outlive its pictures when the power fails."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 def _holds_run(folder: Path) -> bool:
     """Whether there is a run, or what is left of one that was being removed: then `PICTURES` are its own."""
     return (folder / DATABASE).is_file() or (folder / DEFINITION).is_file()
@@ -506,8 +519,10 @@ def _decoded(values: tuple[Any, ...]) -> Row:
 
 
 def _canonical(value: Mapping[str, Any], *, ordered: bool = True) -> str:
-    """ordered: by name; a definition keeps the order it was written in, which is that of the tables."""
-    """JSON with sorted keys, every digit of a number, and those that JSON does not know as words."""
+    """JSON with every digit of a number, and those that JSON does not know as words.
+
+    ordered: keys by name; a definition keeps the order it was written in, which is that of the tables.
+    """
     return json.dumps(
         _plain(value), sort_keys=ordered, ensure_ascii=False, allow_nan=False, separators=(",", ":")
     )

@@ -29,7 +29,7 @@ from invdiff.bench import scores
 from invdiff.bench.definition import Benchmark, Dataset, Method, Task
 from invdiff.bench.peers import PEERS
 from invdiff.bench.plan import Picture, Unit
-from invdiff.bench.store import PICTURES, Row
+from invdiff.bench.store import PICTURES, Row, flush
 from invdiff.errors import InvdiffError, RequestError
 from invdiff.masks import checked, read_mask_file
 from invdiff.measurements import Problem
@@ -45,6 +45,9 @@ from invdiff.training.data import middle, reduced
 
 FAILURES = (InvdiffError, RuntimeError, MemoryError, ValueError, ArithmeticError, OSError)
 """What makes a picture's row a failed one, and lets the others go on; anything else is a bug, and stops the run."""
+
+OPERATORS = 64
+"""So many are kept from unit to unit: pictures of all sizes, a million of them, would fill the memory."""
 
 SHOWN = 4
 """Of several samples so many are written, beside their mean and standard deviation."""
@@ -110,6 +113,8 @@ class Worker:
 
         RequestError where its prior cannot be loaded; OSError where a picture cannot be written.
         """
+        if len(self._operators) > OPERATORS:
+            self._operators.clear()  # not within a unit, where one object is what makes pictures go together
         with settled(self.benchmark.threads, self.device):
             return self._run(unit)
 
@@ -202,9 +207,15 @@ class Worker:
     def _restored_all(
         self, unit: Unit, method: Method, prior: Any, cases: dict[int, Case], reasons: dict[int, str]
     ) -> dict[int, Found]:
-        """Those of one size and one operator together, and one by one where that fails, others one by one."""
+        """Those of one size and one operator together, and one by one where that fails, others one by one.
+
+        A peer is told one σ_y for all it is given: where each has its own, as of photons, it is given one.
+        """
         several = list(cases.values())
-        if len(several) > 1 and all(one.operator is several[0].operator for one in several):
+        alike = all(one.operator is several[0].operator for one in several)
+        if method.peer is not None:
+            alike = alike and all(one.sigma_y == several[0].sigma_y for one in several)
+        if len(several) > 1 and alike:
             with _noting({}, 0):
                 return dict(zip(cases, self._restored(unit, method, prior, several), strict=True))
         found = {}
@@ -288,6 +299,7 @@ class Worker:
             path = self.folder / files[name]
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
+            flush(path)
         return files
 
 
@@ -364,7 +376,9 @@ def settled(threads: int, device: torch.device) -> Iterator[None]:
     """As many threads, and kernels of a GPU's that give the same bytes each time; as it was before, afterwards."""
     before = torch.get_num_threads()
     gpu = device.type == "cuda"
-    flags: Any = torch.backends.cudnn.flags(benchmark=False, deterministic=True) if gpu else nullcontext()
+    cudnn = torch.backends.cudnn
+    kept = {"enabled": cudnn.enabled, "allow_tf32": cudnn.allow_tf32}  # or `flags` sets them, one off, one on
+    flags: Any = cudnn.flags(**kept, benchmark=False, deterministic=True) if gpu else nullcontext()
     torch.set_num_threads(threads)
     try:
         with flags:
@@ -393,6 +407,7 @@ class _Peak:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
+            torch.cuda.init()  # or it knows no cuda:1 yet, where a peer without a prior comes first
             torch.cuda.reset_peak_memory_stats(device)
         else:
             with suppress(

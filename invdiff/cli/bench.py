@@ -46,7 +46,7 @@ def bench_command(
         bool, typer.Option("--dry-run", help="Check everything, say what there is to do, and do nothing.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="So many pictures of each data set at most.")
+        int | None, typer.Option(min=1, help="So many pictures of each data set, up to whole batches.")
     ] = None,
     only: Annotated[
         list[str] | None,

@@ -269,3 +269,24 @@ def test_ray_gives_the_same_bytes_though_a_node_is_killed(
     assert (outcome.rows, outcome.failed, outcome.fresh) == (alone.rows, 0, alone.units)
     assert outcome.lost >= 1
     assert contents(tmp_path / "ray", benchmark) == contents(tmp_path / "alone", benchmark)
+
+
+def test_an_actor_takes_the_one_gpu_it_is_shown_whatever_its_number(
+    benchmark_of: Callable[..., Benchmark], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from invdiff.bench.ray_engine import Remote
+
+    made: list[str] = []
+    monkeypatch.setattr("invdiff.bench.work.Worker", lambda *given, device: made.append(device))
+    remote = Remote(dataclasses.replace(benchmark_of(), device="cuda:1"))
+    remote.ready()
+    remote._folder.cleanup()
+    assert made == ["cuda"]
+
+
+def test_of_several_gpus_each_worker_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [engines._place("cuda", number) for number in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [engines._place(device, 1) for device in ("cpu", "cuda:0")] == ["cpu", "cuda:0"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert engines._place("auto", 1) == "auto"

@@ -234,6 +234,10 @@ def test_a_units_id_is_the_same_wherever_its_files_lie(tmp_path: Path) -> None:
     (second / "one").rename(second / "three")
     moved = replace(moved, datasets=[replace(moved.datasets[0], path="three"), moved.datasets[1]])
     assert ids(moved) == ids(small(first, tasks=blur))
+    assert ids(small(first, device="cuda:1")) == ids(small(first, device="cuda"))
+    ways = [{"eta": 0.5, "eta_b": 0.9}, {"eta_b": 0.9, "eta": 0.5}]
+    one, other = (ids(small(first, methods=[Method(method="ddrm", settings=given)])) for given in ways)
+    assert one == other
     assert ids(small(first, tasks=blur, summary="Words.", skip=[], pictures=False)) == ids(
         small(first, tasks=blur)
     )
@@ -246,6 +250,7 @@ def test_a_units_id_is_the_same_wherever_its_files_lie(tmp_path: Path) -> None:
         {"threads": 2},
         {"device": "cuda"},
         {"precision": "float32"},
+        {"datasets": [Dataset(name="one", path="one", crop=16, resize=16), Dataset(name="two", path="two", resize=16)]},
         {"metrics": ["ssim"]},
         {"colour": "luma"},
         {"border": 1},
@@ -313,6 +318,7 @@ def test_what_is_done_is_counted_and_the_rows_tell_the_time(tmp_path: Path) -> N
 
 def test_evaluations_are_told_where_the_catalog_knows_them() -> None:
     assert evaluations(Method(method="dps", steps=100, samples=2)) == 200
+    assert evaluations(Method(method="dps", steps=100, samples=2, best_of=3)) == 600
     assert evaluations(Method(method="mala", settings={"steps": 10})) == 20
     assert evaluations(Method(peer="bicubic")) == 0
     for unknown in (
@@ -324,3 +330,11 @@ def test_evaluations_are_told_where_the_catalog_knows_them() -> None:
         Method(peer="deepinv/dps", steps=10),
     ):
         assert evaluations(unknown) is None
+
+
+def test_a_limit_does_not_cut_a_unit_short(tmp_path: Path) -> None:
+    benchmark = replace(small(tmp_path), batch=2)
+    whole = {unit.id for unit in units(benchmark)}
+    few = list(units(benchmark, limit=1))
+    assert {len(unit.pictures) for unit in few} == {2}
+    assert {unit.id for unit in few} < whole

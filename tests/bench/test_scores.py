@@ -191,6 +191,7 @@ def blurred_and_masked() -> operators.Operator:
         2 * operators.Mask(random(*SHAPE, seed=5) > 0.7),
         operators.Diagonal((random(*SHAPE, seed=5) > 0.7) * 1.5),
         blurred_and_masked(),
+        operators.stacked([operators.Mask(random(*SHAPE[1:], seed=5) > 0.7), operators.Identity(SHAPE)]),
     ],
     ids=str,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -29,6 +29,14 @@ def test_percentiles_are_scipys_bootstrap(level: float) -> None:
     ).confidence_interval
     assert found.mean == pytest.approx(values.mean(), rel=1e-12)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.01)
+
+
+def test_an_expanded_interval_is_at_hesterbergs_percentiles() -> None:
+    values = np.random.default_rng(1).exponential(size=10)
+    found = summary(values.tolist(), draws=2000)
+    tail = stats.norm.cdf(-((10 / 9) ** 0.5) * stats.t.ppf(0.975, 9))
+    means = next(statistics._resampled(values, 2000, 0)).mean(axis=1)
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [tail, 1 - tail]), rel=1e-9)
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 30, 4999])
@@ -127,6 +135,23 @@ def test_a_difference_has_the_interval_of_its_values_and_the_other_way_round_its
     assert (found.difference, found.low, found.high) == (alone.mean, alone.low, alone.high)
     assert (back.difference, back.wins, back.losses) == (-found.difference, found.losses, found.wins)  # type: ignore[operator]
     assert back.p == found.p
+
+
+def test_p_is_that_of_all_draws_there_are() -> None:
+    values = np.array([0.2, 1.1, -0.3, 0.9, 0.6])
+    t = values.mean() / values.std(ddof=1)
+    every = np.array(list(product(values - values.mean(), repeat=5)))
+    exact = np.mean(np.abs(every.mean(axis=1)) >= t * every.std(axis=1, ddof=1))
+    found = paired(column(values.tolist()), column([0.0] * 5), higher=True, draws=40_000)
+    assert found.p == pytest.approx(exact, abs=0.005)
+
+
+def test_p_is_never_0_and_that_of_many_is_two_sided() -> None:
+    values = np.random.default_rng(0).normal(50, 1, size=40)
+    assert paired(column(values.tolist()), column([0.0] * 40), higher=True, draws=999).p == 1 / 1000
+    many = np.random.default_rng(0).normal(0.02, 1, size=statistics.MANY)
+    found = paired(column(many.tolist()), column([0.0] * len(many)), higher=True)
+    assert found.p == pytest.approx(stats.ttest_1samp(many, 0).pvalue, rel=0.01)
 
 
 def test_p_is_about_students_where_differences_are_normal() -> None:

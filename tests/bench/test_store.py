@@ -162,6 +162,7 @@ def test_fingerprints_are_equal_but_for_time_memory_and_dates(
             {"evaluations": 99.0},
             {"seed": 1},
             {"reason": "x"},
+            {"files": {"restored": "x.png"}},
         ]
     ):
         assert fingerprint(f"other{i}", [dataclasses.replace(one, **change)], [two]) != first
@@ -322,3 +323,40 @@ def test_parquet_without_its_package_names_what_to_install(
     with pytest.raises(RequestError, match=r"pip install 'invdiff\[parquet\]'"):
         store.export(tmp_path / "rows.parquet")
     assert list(tmp_path.glob("rows*")) == []
+
+
+def test_a_units_rows_replace_all_it_had_and_those_of_others_for_the_same_pictures(store: Store) -> None:
+    store.write("u1", [row("a.png"), row("b.png", status="failed", reason="why")])
+    store.write("u1", [row("a.png")])
+    assert [one.picture for one in store.rows()] == ["a.png"]
+    store.write("u2", [row("a.png", "u2"), row("b.png", "u2")])  # more pictures: other units
+    assert [(one.picture, one.unit) for one in store.rows()] == [("a.png", "u2"), ("b.png", "u2")]
+
+
+def test_every_commit_is_on_the_disk_before_it_is_told(store: Store) -> None:
+    assert store._database.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_nothing_of_a_killed_runs_database_outlives_it_when_it_is_cleared(tmp_path: Path) -> None:
+    Store.open(tmp_path, DEFINITION).close()
+    for ending in ("-wal", "-shm"):
+        (tmp_path / f"{module.DATABASE}{ending}").write_bytes(b"left")
+    clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [module.LOCK]
+
+
+def test_an_export_that_fails_leaves_the_file_that_was_there(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(store)
+    store.export(tmp_path / "rows.csv")
+    before = (tmp_path / "rows.csv").read_bytes()
+    monkeypatch.setattr(module, "_decoded", lambda values: values[1_000])
+    with pytest.raises(IndexError):
+        store.export(tmp_path / "rows.csv")
+    assert (tmp_path / "rows.csv").read_bytes() == before
+
+
+def test_chunks_hold_every_row_once() -> None:
+    assert [len(chunk) for chunk in module._chunks(([i] for i in range(7)), 3)] == [3, 3, 1]
+    assert list(module._chunks(([i] for i in range(4)), 2)) == [[[0], [1]], [[2], [3]]]

@@ -55,6 +55,7 @@ def test_a_metric_that_the_definition_does_not_name_comes_last() -> None:
 def test_the_best_is_marked_and_what_chance_may_have_put_behind_it_is_a_tie() -> None:
     mmps, dps, bicubic = one().lines
     assert (mmps.cells[0].best, dps.cells[0].tied, bicubic.cells[0].tied) == (True, True, False)
+    assert not mmps.cells[0].tied
     assert set(mmps.groups) & set(dps.groups)
     assert not set(mmps.groups) & set(bicubic.groups)
     assert [line.cells[1].best for line in (mmps, dps, bicubic)] == [False, True, False]  # lower is better
@@ -101,11 +102,12 @@ def test_several_priors_are_lines_of_their_own() -> None:
 
 def test_what_failed_is_counted_and_left_out_of_the_mean() -> None:
     rows = bench_run.rows("sr4", PICTURES)
-    rows[12] = bench_run.failed(rows[12], "diverged")
+    rows[12] = replace(bench_run.failed(rows[12], "diverged"), seconds=0.0, evaluations=0.0)
     (table,) = made(rows)
     dps = table.lines[1]
     assert (dps.failed, dps.pictures, dps.wins and dps.wins[2]) == (1, 12, 11)
     assert dps.cells[0].value == pytest.approx(sum(r.metrics["psnr"] or 0 for r in rows[13:24]) / 11)
+    assert (dps.seconds, dps.evaluations) == (12.0, 100.0)
     assert "dps: 1 failed, not in its means." in table.notes
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from PIL import Image
 
 import invdiff
-from invdiff import operators
+from invdiff import images, operators
 from invdiff.bench import work as module
 from invdiff.bench.definition import Benchmark, Dataset, load
 from invdiff.bench.peers import PEERS
@@ -231,7 +233,9 @@ def test_of_best_of_the_nearest_to_the_truth_is_scored(
     methods = [{"name": "all", "method": "ddnm", "steps": 3, "samples": 4}]
     methods.append({"name": "best", "method": "ddnm", "steps": 3, "best_of": 4})
     methods.append({"name": "pairs", "method": "ddnm", "steps": 3, "best_of": 2, "samples": 2})
-    benchmark = benchmark_of(methods=methods, metrics=["psnr", "psnr_best"], pictures=False)
+    benchmark = benchmark_of(
+        methods=methods, metrics=["psnr", "psnr_best"], colour="luma", border=5, pictures=False, batch=5
+    )
     rows = run(benchmark, tmp_path, task="sr")
     every, best, pairs = ([r for r in rows if r.method == name] for name in ("all", "best", "pairs"))
     for whole, one, two in zip(every, best, pairs, strict=True):
@@ -243,7 +247,7 @@ def test_pictures_are_written_and_are_what_they_are_called(
     benchmark_of: Callable[..., Benchmark], tmp_path: Path
 ) -> None:
     benchmark = benchmark_of(
-        methods=[{"method": "ddnm", "steps": 3, "samples": 6}, {"method": "dps", "steps": 3}]
+        methods=[{"method": "ddnm", "steps": 3, "samples": 6}, {"method": "dps", "steps": 3}], batch=2
     )
     rows = run(benchmark, tmp_path / "run", task="sr")
     first, other = rows[0], next(row for row in rows if row.method == "dps")
@@ -399,3 +403,154 @@ def test_a_setting_of_a_wrong_value_stops_the_run_before_a_picture_is_tried(
     benchmark = benchmark_of(methods=[{"name": "mine", "method": "ddnm", "settings": settings}])
     with pytest.raises(RequestError, match=rf"methods\.mine\.settings: {said}"):
         Worker(benchmark, tmp_path)
+
+
+def test_on_a_gpu_cudnn_stays_on_with_kernels_that_repeat_their_bytes() -> None:
+    cudnn = torch.backends.cudnn
+    before = cudnn.enabled, cudnn.allow_tf32, cudnn.deterministic
+    with module.settled(1, torch.device("cuda")):
+        assert (cudnn.enabled, cudnn.allow_tf32) == before[:2]
+        assert cudnn.deterministic
+        assert not cudnn.benchmark
+    assert (cudnn.enabled, cudnn.allow_tf32, cudnn.deterministic) == before
+
+
+def test_the_memory_of_a_gpu_is_asked_for_once_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: called.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: called.append(str(device)))
+    module._Peak(torch.device("cuda:1"))
+    assert called == ["init", "cuda:1"]
+
+
+def test_a_peer_is_told_the_sigma_of_each_picture_where_noise_depends_on_it(
+    benchmark_of: Callable[..., Benchmark], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, float]] = []
+
+    def restore(self: Any, y: torch.Tensor, op: Any, prior: Any, **given: Any) -> tuple[torch.Tensor, float]:
+        told.append((len(y), given["sigma_y"]))
+        return torch.full((given["samples"], len(y), *op.in_shape), 0.5), 1.0
+
+    monkeypatch.setattr(type(PEERS["azula/dps"]), "restore", restore)
+    tasks = [{"name": "photons", "operator": "identity", "noise": {"poisson": {"peak": 30}}}]
+    peer = {"methods": [{"peer": "azula/dps", "steps": 4}], "batch": 5, "pictures": False}
+    for i in range(5):
+        Image.new("RGB", (16, 16), (40 + 40 * i,) * 3).save(tmp_path / "pictures" / f"{i}.png")
+    run(benchmark_of(**peer, tasks=tasks), tmp_path)
+    assert [count for count, _ in told] == [1] * 5
+    assert [sigma for _, sigma in told] == sorted({sigma for _, sigma in told})  # brighter: more noise
+    told.clear()
+    run(benchmark_of(**peer, tasks=[{"name": "white", "operator": "identity", "noise": 0.1}]), tmp_path)
+    assert told == [(5, 0.1)]
+
+
+def test_operators_of_ever_new_sizes_are_not_kept_for_ever(
+    benchmark_of: Callable[..., Benchmark], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "OPERATORS", 2)
+    for i in range(5):
+        Image.new("RGB", (16 + 2 * i, 16), (9, 99, 199)).save(tmp_path / "pictures" / f"{i}.png")
+    benchmark = benchmark_of(datasets=[{"name": "set", "path": "pictures"}], pictures=False)
+    worker = Worker(benchmark, tmp_path)
+    kept = []
+    for unit in units(benchmark, only=["task=sr", "method=ddnm"]):
+        worker.run(unit)
+        kept.append(len(worker._operators))
+    assert kept == [1, 2, 3, 1, 2]
+
+
+def test_pictures_are_on_the_disk_before_their_rows_are(
+    benchmark_of: Callable[..., Benchmark], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[int, int]] = []
+
+    def fsync(number: int) -> None:
+        there = os.fstat(number)
+        flushed.append((there.st_ino, there.st_size))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    rows = run(benchmark_of(), tmp_path, task="sr", method="dps")
+    for name in {name for row in rows for name in row.files.values()}:
+        there = (tmp_path / name).stat()
+        assert (there.st_ino, there.st_size) in flushed  # whole, and under its name
+    if os.name == "posix":
+        folders = {(tmp_path / name).parent.stat().st_ino for row in rows for name in row.files.values()}
+        assert folders <= {number for number, _ in flushed}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `restore` is asked, in place of it: it gives samples of 0.2, 0.4, ... but for the blue channel's 0.5."""
+    calls: list[dict[str, Any]] = []
+
+    def restore(y: torch.Tensor, op: Any, prior: Any, **given: Any) -> SimpleNamespace:
+        calls.append({**given, "y": y, "op": op})
+        samples = torch.full((given["samples"], len(y), *op.in_shape), 0.5)
+        samples[:, :, :2] = 0.2 * torch.arange(1, given["samples"] + 1).view(-1, 1, 1, 1, 1)
+        return SimpleNamespace(samples=samples, evaluations=7.0)
+
+    monkeypatch.setattr(invdiff, "restore", restore)
+    return calls
+
+
+def test_noise_is_of_the_picture_and_the_seed_and_is_nothing_where_a_mask_has_lost_the_picture(
+    benchmark_of: Callable[..., Benchmark], tmp_path: Path, asked: list[dict[str, Any]]
+) -> None:
+    mask = {"mask": {"pattern": "random", "missing": 0.5, "seed": 1}}
+    tasks = [
+        {"name": "half", "operator": mask, "noise": 0.1},
+        {"name": "all", "operator": "identity", "noise": 0.1},
+    ]
+    benchmark = benchmark_of(tasks=tasks, seeds=[0, 1], pictures=False)
+    run(benchmark, tmp_path, method="ddnm")
+    masked, whole = (
+        [one for one in asked if isinstance(one["op"], operators.Mask) == is_] for is_ in (True, False)
+    )
+    assert [one["seed"] for one in whole] == [0, 1] * 5
+    assert all((one["y"] * ~one["op"].keep == 0).all() for one in masked)
+    data = benchmark.datasets[0]
+    noise = [
+        one["y"] - read(u.pictures[0], data)
+        for one, u in zip(whole, units(benchmark, only=["task=all", "method=ddnm"]), strict=True)
+    ]
+    apart = torch.stack(noise).flatten(1)
+    assert torch.corrcoef(apart).sub(torch.eye(10)).abs().max() < 0.2
+    assert apart.std() == pytest.approx(0.1, rel=0.05)
+
+
+def test_seconds_are_a_batchs_equal_shares(
+    benchmark_of: Callable[..., Benchmark],
+    tmp_path: Path,
+    asked: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    benchmark = benchmark_of(batch=5, pictures=False)
+    rows = Worker(benchmark, tmp_path).run(next(units(benchmark, only=["task=sr", "method=dps"])))
+    assert [(row.seconds, row.evaluations) for row in rows] == [(2.0, 14.0)] * 5
+    assert len(asked) == 1
+
+
+def test_a_pixels_std_is_the_root_of_the_mean_variance_of_its_channels(
+    benchmark_of: Callable[..., Benchmark], tmp_path: Path, asked: list[dict[str, Any]]
+) -> None:
+    row = run(benchmark_of(), tmp_path, task="sr", method="dps")[0]  # 0.2 and 0.4, in two channels of three
+    std = read_image(tmp_path / row.files["std"]).array * images.STD_WHITE
+    np.testing.assert_allclose(std, (0.02 * 2 / 3) ** 0.5, rtol=1e-3)
+    mean = read_image(tmp_path / row.files["restored"]).array
+    np.testing.assert_allclose(mean[0, 0], (0.3, 0.3, 0.5), atol=0.003)
+
+
+def test_a_sample_that_is_not_finite_fails_its_picture_before_it_is_scored(
+    benchmark_of: Callable[..., Benchmark], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restore(y: torch.Tensor, op: Any, prior: Any, **given: Any) -> SimpleNamespace:
+        return SimpleNamespace(
+            samples=torch.full((given["samples"], len(y), *op.in_shape), np.nan), evaluations=1.0
+        )
+
+    monkeypatch.setattr(invdiff, "restore", restore)
+    row = run(benchmark_of(), tmp_path, task="sr", method="dps")[0]
+    assert (row.status, row.reason[:33]) == ("failed", "dps: the result is not finite, or")
