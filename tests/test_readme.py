@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -41,6 +42,17 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "two"):
         Image.fromarray(smooth if name == "one" else noisy).save(folder / "folder" / f"{name}.png")
         Image.fromarray(hole).save(folder / "masks" / f"{name}.png")
+    small = folder / "experiments" / "benchmarks" / "quick.yaml"  # under the name of one that takes minutes
+    small.parent.mkdir(parents=True)
+    definition = {
+        "name": "quick",
+        "root": "../..",
+        "datasets": [{"name": "two", "path": "folder", "crop": 32}],
+        "tasks": [{"name": "sr2", "operator": {"downsample": {"factor": 2}}}],
+        "methods": [{"method": "ddnm", "steps": 2}, {"peer": "bicubic"}],
+        "metrics": ["psnr"],
+    }
+    small.write_text(json.dumps(definition))  # JSON is YAML
     return folder
 
 
@@ -62,6 +74,7 @@ def test_every_command_of_the_readme_runs(repository: Path, pictures: Path) -> N
         )  # fmt: skip
         assert run.returncode == 0, f"{line}\n{run.stderr}"
     assert (pictures / "restored" / "folder" / "two.png").is_file()
+    assert (pictures / "runs" / "bench" / "quick" / "report.html").is_file()
 
 
 def test_the_python_of_the_readme_runs(repository: Path) -> None:

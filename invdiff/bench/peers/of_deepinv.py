@@ -1,6 +1,6 @@
 """deepinv's samplers, as they are, on a problem of ours: images in [0, 1], the operator by `operators.to_deepinv`.
 
-Each takes the prior D(x, σ) and y, one row per sample, in float64 on its device, its own to alter; it
+Each takes the prior D(x, σ) and y, one row per sample, on its device, its own to alter; it
 gives (S, C, H, W).
 """
 
@@ -31,8 +31,8 @@ class DeepinvDenoiser(nn.Module):
 
 
 def _physics(op: Operator, y: Tensor, sigma_y: float) -> Any:
-    """In float64, singular values too: DDRM assigns them into tensors of y's type."""
-    return operators.to_deepinv(op, sigma_y).to(y.device, torch.float64)
+    """In y's type, singular values too: DDRM assigns them into tensors of it."""
+    return operators.to_deepinv(op, sigma_y).to(y.device, y.dtype)
 
 
 def _dps(

@@ -88,7 +88,10 @@ class PixelAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + conv(dropout(SiLU(conv(scale · norm(x) + shift)))), scale and shift from the embedding; then attention."""
+    """x + conv(dropout(SiLU(conv(scale · norm(x) + shift)))), scale and shift from the embedding; then attention.
+
+    An embedding of one row is that of every picture; normalising, scaling and shifting are then one pass over x.
+    """
 
     def __init__(
         self,
@@ -109,13 +112,18 @@ class Block(nn.Module):
         self.attention = PixelAttention(channels, fused=fused) if attention else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(embedding)[:, :, None, None].to(x.dtype).chunk(2, dim=1)
-        h = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)
-        h = torch.addcmul(shift, h, 1 + scale)
-        h = F.silu(self.conv1(h))
+        scale, shift = self.modulation(embedding).to(x.dtype).chunk(2, dim=1)
+        pixels = x.permute(0, 2, 3, 1)
+        if len(embedding) == 1:
+            h = F.layer_norm(pixels, x.shape[1:2], 1 + scale[0], shift[0]).permute(0, 3, 1, 2)
+        else:
+            h = F.layer_norm(pixels, x.shape[1:2]).permute(0, 3, 1, 2)
+            h = torch.addcmul(shift[:, :, None, None], h, 1 + scale[:, :, None, None])
+        h = self.conv1(h)
+        h = F.silu(h, inplace=not torch.is_grad_enabled())
         if self.training and self.dropout:
             h = F.dropout(h, self.dropout)
-        x = x + self.conv2(h)
+        x = self.conv2(h).add_(x)  # no backward pass asks for what a convolution gave
         return x if self.attention is None else self.attention(x)
 
 
