@@ -23,6 +23,7 @@ from invdiff.priors.conditional import Sees, check_task
 from invdiff.priors.fit import fit
 from invdiff.priors.guidance import with_label
 from invdiff.priors.network import resolve_device
+from invdiff.profiling import Clock
 from invdiff.restore import Result, check_prior, choose_method, measured, restore
 from invdiff.running import Counter, Progress, check_finite, in_batches
 from invdiff.sample import Samples, sample
@@ -204,7 +205,7 @@ class _Stage:
 
         seen = self.seeing(y, streams(everything, "/shown")() if self.augment else None)
         counter, measurement = (
-            Counter(seen, arguments.get("profile", False)),
+            Counter(seen, Clock(y.device) if arguments.get("profile") else None),
             Measurement(y, self.operator, 0.0),
         )
         walk = self.walk(counter.seeing(everything), y)

@@ -37,6 +37,7 @@ from invdiff.priors.conditional import ConditionalPrior, check_task, condition_o
 from invdiff.priors.fit import fit
 from invdiff.priors.guidance import check_label_of, with_label
 from invdiff.priors.network import resolve_device
+from invdiff.profiling import Clock, Peak, Profile, watched
 from invdiff.running import Counter, Progress, check_finite, in_batches
 
 
@@ -58,6 +59,8 @@ class Result:
     seconds: float
     network_seconds: float | None = None
     """Seconds spent in the network, forward and backward; None unless profiled."""
+    profile: Profile | None = field(default=None, repr=False)
+    """Where the time went; None unless profiled, and of several calls in one (a cascade, operators by picture)."""
 
     @property
     def mean(self) -> Tensor:
@@ -161,7 +164,11 @@ def restore(
     reason = why or reason
     if len(stages) > 1:
         reason += f"; large holes, so coarse to fine in {len(stages)} sizes"
-    counter = Counter(loaded, profile)
+    clock = Clock(place) if profile else None
+    if clock is not None:
+        peak = Peak(place)
+        stages = [replace(stage, operator=watched(stage.operator, clock)) for stage in stages]
+    counter = Counter(loaded, clock)
     work = _Work(counter, stages, known, given, images, seed)
     rows = [(b, k) for k in range(samples) for b in range(len(y))]
     out = y.new_empty((samples, len(y), *op.in_shape))
@@ -169,6 +176,7 @@ def restore(
         for (b, k), x in zip(now, found, strict=True):
             out[k, b] = x
     check_finite(out, chosen.info.name)
+    seconds = time.perf_counter() - began
     sizes = [list(stage.operator.in_shape[1:]) for stage in stages]
     return Result(
         samples=out,
@@ -189,8 +197,9 @@ def restore(
         },
         checksums=work.images,
         evaluations=counter.evaluations // len(rows),
-        seconds=time.perf_counter() - began,
-        network_seconds=counter.seconds if profile else None,
+        seconds=seconds,
+        network_seconds=counter.seconds if clock else None,
+        profile=counter.profile(seconds, peak) if clock else None,
     )
 
 

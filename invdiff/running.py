@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from invdiff.errors import InvdiffError
 from invdiff.priors import Card, Prior
 from invdiff.priors.conditional import Sees
 from invdiff.priors.guidance import evaluations
+from invdiff.profiling import Clock, Peak, Profile, network_flops, peak_flops
 
 T = TypeVar("T")
 
@@ -78,15 +78,26 @@ def check_finite(pictures: Tensor, name: str) -> None:
 
 
 class Counter:
-    """The prior, counting network evaluations; with `profile` also the seconds inside it, forward and backward."""
+    """The prior, counting network evaluations; with a clock also the seconds inside it, and the passes by shape.
 
-    def __init__(self, prior: Prior, profile: bool = False) -> None:
-        self.prior, self.profile = prior, profile
-        self.evaluations, self.seconds, self._each = 0, 0.0, evaluations(prior)
+    passes: (C, H, W) → pictures that went forward, and backward.
+    """
+
+    def __init__(self, prior: Prior, clock: Clock | None = None) -> None:
+        self.prior, self.clock = prior, clock
+        self.evaluations, self._each = 0, evaluations(prior)
+        self.passes: dict[tuple[int, ...], tuple[int, int]] = {}
 
     @property
     def card(self) -> Card:
         return self.prior.card
+
+    @property
+    def seconds(self) -> float:
+        """In the network, forward and backward; 0 without a clock."""
+        return (
+            sum(self.clock.seconds.get(part, 0.0) for part in ("forward", "backward")) if self.clock else 0.0
+        )
 
     def seeing(self, images: Sequence[int]) -> Prior:
         """For some images of the batch alone: of a prior that sees their measurements, those of these."""
@@ -98,24 +109,52 @@ class Counter:
     def counted(self, prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:
         """D of this prior, counted as the one's that was given."""
         self.evaluations += self._each * len(x)
-        if not self.profile:
+        clock = self.clock
+        if clock is None:
             return prior(x, sigma)
-        began = _now(x.device)
-        denoised = prior(x, sigma)
-        self.seconds += _now(x.device) - began
+        denoised: Tensor = clock.timed("forward", prior)(x, sigma)
+        self._passed(x, 1, 0)
         if (
             denoised.requires_grad
         ):  # the way back passes these two hooks: entering the network, and leaving it
 
             def enter(gradient: Tensor) -> None:
-                self.seconds -= _now(gradient.device)
+                clock.add("backward", -clock.now())
 
             def leave(gradient: Tensor) -> None:
-                self.seconds += _now(gradient.device)
+                clock.add("backward", clock.now())
+                self._passed(gradient, 0, 1)
 
             denoised.register_hook(enter)
             x.register_hook(leave)
         return denoised
+
+    def _passed(self, x: Tensor, forward: int, backward: int) -> None:
+        there = self.passes.get(tuple(x.shape[1:]), (0, 0))
+        self.passes[tuple(x.shape[1:])] = there[0] + forward * len(x), there[1] + backward * len(x)
+
+    def profile(self, seconds: float, peak: Peak) -> Profile:
+        """What the clock tells of a call that took so long; a few evaluations are run to count their operations."""
+        assert self.clock is not None
+        device, told = self.clock.device, self.clock.seconds
+        prior = self.prior.pick([0]) if isinstance(self.prior, Sees) else self.prior
+        mib, flops = peak.mib(), 0.0
+        for shape, (forward, backward) in self.passes.items():
+            there, back = network_flops(prior, shape, backward > 0, device)
+            flops += forward * there + backward * back
+        return Profile(
+            seconds=seconds, forward=told.get("forward", 0.0), backward=told.get("backward", 0.0),
+            operator=told.get("operator", 0.0), flops=flops, peak_flops=peak_flops(device, precision_of(prior)),
+            peak_mib=mib,
+        )  # fmt: skip
+
+
+def precision_of(prior: Any) -> torch.dtype:
+    """That a prior's network computes in, whatever makes it fit; float32 where it has none."""
+    while not hasattr(prior, "precision") and hasattr(prior, "prior"):
+        prior = prior.prior
+    found = getattr(prior, "precision", None)
+    return found if isinstance(found, torch.dtype) else torch.float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +174,3 @@ class _Picked:
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         return self.counter.counted(self.prior, x, sigma)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()

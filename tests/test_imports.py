@@ -29,6 +29,7 @@ LAYERS = (
     {
         "measurements",
         "tasks",
+        "profiling",
         "running",
         "tuning",
         "restore",
@@ -41,7 +42,13 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = ("torch", "torchvision", "deepinv", "skimage", "lpips", "scipy")
-LIGHT = {"", *LAYERS[1], "cli", *LAYERS[5], *LAYERS[7]} - {"running", "restore", "sample", "cascade"}
+LIGHT = {"", *LAYERS[1], "cli", *LAYERS[5], *LAYERS[7]} - {
+    "profiling",
+    "running",
+    "restore",
+    "sample",
+    "cascade",
+}
 OPERATORS_MAY_IMPORT = {*sys.stdlib_module_names, "torch", "invdiff"}
 
 

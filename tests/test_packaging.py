@@ -62,7 +62,11 @@ def run(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProces
 def test_the_wheel_holds_every_module_and_the_weights(wheel: Path, repository: Path) -> None:
     expected = {"invdiff/py.typed"}
     for folder, prefix in (("invdiff", "invdiff"), ("operators", "invdiff/operators")):
-        files = (f for pattern in ("*.py", "*.safetensors", "*.css", "*.js") for f in (repository / folder).rglob(pattern))
+        files = (
+            f
+            for pattern in ("*.py", "*.safetensors", "*.css", "*.js")
+            for f in (repository / folder).rglob(pattern)
+        )
         expected |= {f"{prefix}/{f.relative_to(repository / folder).as_posix()}" for f in files}
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}

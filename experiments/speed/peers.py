@@ -1,6 +1,6 @@
 """Our samplers beside deepinv's, azula's and diffusers', as fast as each is: the same network, measurement and steps.
 
-    python experiments/speed/peers.py [--size 256] [--steps 6] [--repeats 5] [--device cpu] [--only dps,diffpir] [--json FILE]
+    python experiments/speed/peers.py [--size 256] [--steps 6] [--repeats 5] [--device cpu] [--only dps,ddrm]
 
 Peers get the plain network as a denoiser: frozen, float32, as they would load it. Ours run as `invdiff.restore` does,
 once at its defaults and once with precision float32. All are timed in turns in one process, and the ratios of a round
@@ -11,12 +11,10 @@ what came out, so that nothing is bought with quality unseen; few steps, so it s
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,7 +63,6 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", help="names of ours, with commas")
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     device = torch.device(given.device)
@@ -77,8 +74,9 @@ def main() -> int:
     full = invdiff.load_prior("natural", device=device, precision="float32")
     plain = Plain(full).to(device)
     wanted = given.only.split(",") if given.only else list(RIVALS)
-    rows = []
-    print("| ours | theirs | ours, defaults / theirs | ours, float32 / theirs | seconds: theirs | PSNR: ours, theirs |")
+    print(
+        "| ours | theirs | ours, defaults / theirs | ours, float32 / theirs | seconds: theirs | PSNR: ours, theirs |"
+    )
     print("|---|---|---|---|---|---|")
     for name in wanted:
         for rival in RIVALS[name]:
@@ -88,10 +86,7 @@ def main() -> int:
                 "theirs": lambda r=rival: theirs(r, y, mask, plain, given.steps),  # type: ignore[misc]
             }
             row = {"ours": name, "theirs": rival, **compared(runs, given.repeats, device, x)}
-            rows.append(row)
             print(line(row), flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from invdiff.methods.streams import checksum
 from invdiff.noise import NoiseSpec
 from invdiff.operators import GaussianNoise, Mask, Noise, Operator
 from invdiff.priors.network import resolve_device
+from invdiff.profiling import Peak
 from invdiff.restore import measured
 from invdiff.spec_files import Composition, Stack
 from invdiff.specs import Kept, Spec
@@ -228,7 +228,7 @@ class Worker:
         """These cases, of one operator, as one batch."""
         count = method.samples * method.best_of
         y = torch.cat([case.y for case in cases])
-        peak = _Peak(self.device)
+        peak = Peak(self.device)
         began = time.perf_counter()
         if method.peer is not None:
             place = self.device
@@ -399,35 +399,3 @@ def _noting(reasons: dict[int, str], place: int) -> Iterator[None]:
         elif not isinstance(error, InvdiffError):
             said = f"{type(error).__name__}: {said}"
         reasons[place] = said if len(said) <= 500 else f"{said[:499]}…"
-
-
-class _Peak:
-    """The most memory held since this was made, in MiB: the GPU's; else the process's, as far as the system tells."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.init()  # or it knows no cuda:1 yet, where a peer without a prior comes first
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            with suppress(
-                OSError
-            ):  # Linux: begins the high-water mark anew; elsewhere it is that of the whole process
-                Path("/proc/self/clear_refs").write_text("5")
-
-    def mib(self) -> float:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
-        try:
-            status = Path("/proc/self/status").read_text()
-            return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
-        except (OSError, ValueError, IndexError):
-            return _high_water()
-
-
-def _high_water() -> float:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -10,8 +10,9 @@ import errno
 import json
 import math
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,7 +140,11 @@ def restore_command(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("restored"),
     overwrite: Overwrite = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Say what share of the time the network took.")
+        bool,
+        typer.Option(
+            "--profile",
+            help="Say where the time and memory went, and how near the network is to the machine's peak.",
+        ),
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -609,7 +614,9 @@ def restore_one(
     """Restore a picture, write its files, and return its record."""
     from ..restore import restore
 
+    began = time.perf_counter()
     measured = task.measurement(task.read(job.path), request.method)
+    read = time.perf_counter() - began
     problem = measured.problem(prior.card.channels)
     result = restore(
         problem.y,
@@ -631,7 +638,7 @@ def restore_one(
     )
     pictures = problem.pictures(result.samples)
     truth = _truth(measured, job, pictures)
-    record = {
+    record: dict[str, Any] = {
         "command": "restore",
         "request": job.identity,
         "inputs": job.inputs,
@@ -647,11 +654,15 @@ def restore_one(
         "versions": files.versions(),
         "seconds": round(result.seconds, 3),
         "network_seconds": result.network_seconds,
+        "profile": result.profile and {**asdict(result.profile), "read": read},
         "evaluations": result.evaluations,
         "scores": scores(pictures, truth) if truth is not None else None,
     }
     with files.together(request.out, job.name) as folder:
+        began = time.perf_counter()
         write_results(folder, job, measured, problem, pictures, truth)
+        if record["profile"]:
+            record["profile"]["write"] = time.perf_counter() - began
         files.write_record(folder / job.outputs["record"], record)
     return record
 
@@ -756,13 +767,23 @@ def _line(number: int, count: int, job: Job, record: dict[str, Any]) -> str:
         parts[0] += f" ({record['reason']})"
     if record["request"]["noise"] == "auto":
         parts.append(f"noise {record['sigma_y']:.4f}")
-    if record["network_seconds"] is not None:
+    if record["profile"]:
+        parts.append(_profile(record["profile"]))
+    elif record["network_seconds"] is not None:
         parts.append(f"{record['network_seconds'] / max(record['seconds'], 1e-9):.0%} of it in the network")
     if record["scores"]:
         names = {"psnr": "PSNR", "ssim": "SSIM", "lpips_squeeze": "LPIPS (squeeze)"}
         found = record["scores"]["restored"]
         parts += [f"{names[key]} {value:.4g}" for key, value in found.items() if value is not None]
     return f"[{number}/{count}] {job.path}: {', '.join(parts)}"
+
+
+def _profile(told: dict[str, float]) -> str:
+    from ..profiling import Profile
+
+    found = dict(told)
+    read, write = found.pop("read"), found.pop("write")
+    return f"{Profile(**found)}; reading {read:.2f} s, writing {write:.2f} s"
 
 
 def _summary(request: Request, outcome: Outcome) -> str:

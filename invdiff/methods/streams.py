@@ -40,10 +40,11 @@ class Streams:
         return cls(generators, shape, like)
 
     def __call__(self, shape: tuple[int, ...] | None = None, /) -> Tensor:
-        draws = torch.empty(len(self.generators), *(shape or self.shape))
+        gpu = self.like.is_cuda  # which copies from pinned memory without being waited for
+        draws = torch.empty(len(self.generators), *(shape or self.shape), pin_memory=gpu)
         for one, generator in zip(draws, self.generators, strict=True):
             torch.randn(one.shape, generator=generator, out=one)
-        return draws.to(self.like)
+        return draws.to(self.like, non_blocking=gpu)
 
     def uniform(self) -> Tensor:
         """One number in [0, 1) for each sample, (B,)."""

@@ -66,6 +66,8 @@ class NetworkPrior:
         height, width = x.shape[-2:]
         sigmas = per_image(sigma, x)
         given, c_noise = self.precondition.inputs(reflect_to_multiple(x, self.card.multiple), sigmas)
+        if self._one_row and not isinstance(sigma, Tensor):
+            c_noise = c_noise[:1]
         output = self._network(given, c_noise)[..., :height, :width].to(x.dtype)
         return self.precondition.denoised(x, sigmas, output)
 
@@ -76,8 +78,13 @@ class NetworkPrior:
             if not self.card.classes:
                 return self.network(given, c_noise.float())
             label = self.card.classes if self.label is None else self.label
-            labels = torch.full((len(given),), label, device=given.device)
+            labels = torch.full((len(c_noise),), label, device=given.device)
             return self.network(given, c_noise.float(), labels)
+
+    @property
+    def _one_row(self) -> bool:
+        """Whether the network takes one noise level and label for all pictures."""
+        return bool(getattr(self.network, "one_row", False))
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape[2:]:

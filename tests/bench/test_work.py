@@ -27,6 +27,7 @@ from invdiff.bench.work import Worker, read
 from invdiff.errors import InvdiffError, RequestError
 from invdiff.images import read_image
 from invdiff.priors import GaussianPrior
+from invdiff.profiling import Peak
 
 TIMELESS = {"seconds": 0.0, "peak_mib": 0.0}
 
@@ -419,7 +420,7 @@ def test_the_memory_of_a_gpu_is_asked_for_once_there_is_one(monkeypatch: pytest.
     called: list[str] = []
     monkeypatch.setattr(torch.cuda, "init", lambda: called.append("init"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: called.append(str(device)))
-    module._Peak(torch.device("cuda:1"))
+    Peak(torch.device("cuda:1"))
     assert called == ["init", "cuda:1"]
 
 

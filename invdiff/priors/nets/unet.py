@@ -31,7 +31,11 @@ class UNet(nn.Module):
     variance (Nichol & Dhariwal 2021, arXiv:2102.09672). condition: so many channels that it is shown follow x's,
     F: (B, C + condition, H, W) → (B, C, H, W) (Saharia et al. 2021, arXiv:2104.07636). ValueError for a shape that
     cannot be.
+
+    c_noise and labels of one row are those of every picture: `one_row`.
     """
+
+    one_row = True
 
     def __init__(
         self,
