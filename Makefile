@@ -1,4 +1,4 @@
-# make demo: see it work.  make test, make check: before a commit.  make bench: the figures in the README.
+# make demo: see it work.  make test, make check: before a commit.  make bench: speed (docs/performance.md).
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -31,7 +31,9 @@ format: env
 	@$(BIN)/ruff format .
 
 bench: env
-	@$(BIN)/python experiments/quality/baselines.py $(ARGS)
+	@$(BIN)/python experiments/speed/peers.py $(ARGS)
+	@$(BIN)/python experiments/speed/scaling.py
+	@$(BIN)/python experiments/speed/harness.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

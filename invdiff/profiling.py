@@ -128,6 +128,22 @@ def network_flops(
     return float(there.get_total_flops()), float(back.get_total_flops())
 
 
+def evaluation_seconds(
+    prior: Callable[[Tensor, float], Tensor], shape: Sequence[int], gradient: bool, device: torch.device
+) -> float:
+    """Of one evaluation of one picture, with its gradient or without: the second, for the first is slower."""
+    clock, x = Clock(device), torch.full((1, *shape), 0.5, device=device, requires_grad=gradient)
+    seconds = 0.0
+    with torch.set_grad_enabled(gradient):
+        for _ in range(2):
+            began = clock.now()
+            value = prior(x, 0.5).sum()
+            if gradient and value.requires_grad:
+                torch.autograd.grad(value, x)
+            seconds = clock.now() - began
+    return seconds
+
+
 def peak_flops(device: torch.device, precision: torch.dtype, *, size: int = 2048, tries: int = 5) -> float:
     """Of a product of square matrices, the fastest of a few tries."""
     clock = Clock(device)

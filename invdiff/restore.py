@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from invdiff import catalog, config
+from invdiff.effort import DEFAULT, Point, front, parse
 from invdiff.errors import RequestError, unknown
 from invdiff.likelihood import Measurement, gaussian
-from invdiff.methods import METHODS, SR3, Method, Problem, coarse, sample
+from invdiff.methods import METHODS, MMPS, SR3, Method, Problem, coarse, sample
 from invdiff.methods.defaults import AUTO, abilities, defaults
 from invdiff.methods.streams import Streams, checksum
 from invdiff.operators import (
@@ -37,7 +38,7 @@ from invdiff.priors.conditional import ConditionalPrior, check_task, condition_o
 from invdiff.priors.fit import fit
 from invdiff.priors.guidance import check_label_of, with_label
 from invdiff.priors.network import resolve_device
-from invdiff.profiling import Clock, Peak, Profile, watched
+from invdiff.profiling import Clock, Peak, Profile, evaluation_seconds, watched
 from invdiff.running import Counter, Progress, check_finite, in_batches
 
 
@@ -91,6 +92,7 @@ def restore(
     options: Mapping[str, Any] | None = None,
     label: int | None = None,
     guidance: float = 1.0,
+    effort: str | float = DEFAULT,
     callback: Callable[[Progress], None] | None = None,
     profile: bool = False,
 ) -> Result:
@@ -105,6 +107,8 @@ def restore(
     made to fit (`priors.fitted`; the result's config says how, under "fit"). label: of a prior with classes, what the
     picture shows; guidance: how far towards that (`priors.with_label`), or of a conditional prior towards y.
 
+    effort: of method auto, which chooses steps by it: fast, default, best, or the seconds that a picture may take.
+
     A conditional prior is shown y, and auto is then the method sr3; sr3 with another prior takes the conditional model
     that stands for it in this task (`catalog.PRIORS`), or warns and falls back on auto where there is none.
     RequestError, before any weight is loaded, for a pairing of method and operator that cannot be, or values out of
@@ -115,6 +119,11 @@ def restore(
         "device": device, "precision": precision, "options": options, "profile": profile,
         "label": label, "guidance": guidance,
     }  # fmt: skip
+    afforded = ""
+    if effort != DEFAULT:
+        prior, point, afforded = _afforded(effort, prior, y, op, sigma_y, noise, arguments)
+        options = {**point.settings, **(options or {})}
+        arguments["steps"] = steps = point.steps
     cascade = cascade_of(prior)
     if cascade is not None:
         from invdiff.cascade import restored  # which asks this function for its first stage
@@ -161,7 +170,7 @@ def restore(
     y, op = known.y, known.operator
     refined = method == catalog.AUTO and not conditional
     stages = coarse.stages(y, op, chosen) if refined else [coarse.Stage(y, op, chosen)]
-    reason = why or reason
+    reason = "; ".join(filter(None, (why or reason, afforded)))
     if len(stages) > 1:
         reason += f"; large holes, so coarse to fine in {len(stages)} sizes"
     clock = Clock(place) if profile else None
@@ -201,6 +210,48 @@ def restore(
         network_seconds=counter.seconds if clock else None,
         profile=counter.profile(seconds, peak) if clock else None,
     )
+
+
+def _afforded(
+    effort: str | float,
+    prior: str | Prior | Callable[[Tensor, Any], Tensor],
+    y: Tensor,
+    op: Operator,
+    sigma_y: float | Literal["auto"],
+    noise: Noise | None,
+    arguments: Mapping[str, Any],
+) -> tuple[str | Prior | Callable[[Tensor, Any], Tensor], Point, str]:
+    """The prior (loaded, where an evaluation was timed), what auto takes for this effort, and that in words.
+
+    RequestError where it is not auto's to choose.
+    """
+    wanted, options = parse(effort), arguments["options"] or {}
+    if arguments["method"] != catalog.AUTO or arguments["steps"] is not None or "steps" in options:
+        raise RequestError(
+            "effort: with it auto chooses the steps; leave out method and steps, or the effort"
+        )
+    if cascade_of(prior) is not None or condition_of(prior)[1] is not None:
+        raise RequestError("effort: expected a prior of any task; a conditional model takes steps alone")
+    one, samples = op.pick([0]), arguments["samples"]
+    one = one.parts[0] if isinstance(one, PerImage) else one
+    chosen, _ = choose_method(one, catalog.AUTO, _noise_of(y, op, sigma_y, noise), samples=samples)
+    points = front(chosen.info.name, chosen.steps)
+    if isinstance(wanted, str):
+        return prior, next(point for point in points if point.name == wanted), wanted
+    gradient = chosen.info.gradient
+    place = resolve_device(arguments["device"])
+    loaded = load_prior(prior, device=place, precision=arguments["precision"])
+    each = evaluation_seconds(fitted(loaded, one.in_shape), one.in_shape, gradient, place)
+    if isinstance(chosen, MMPS):
+        each *= (1 + chosen.iterations) / 2
+    able = [point for point in points if point.steps * each * samples <= wanted]
+    point = able[-1] if able else points[0]
+    took = point.steps * each * samples
+    if not able:
+        warnings.warn(
+            f"budget: {wanted:g} s are too few here, the fastest takes about {took:.1f} s", UserWarning, 3
+        )
+    return loaded, point, f"{point.steps} steps, about {took:.1f} of {wanted:g} s"
 
 
 def _model(

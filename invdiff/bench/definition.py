@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 from .. import config, spec_files
 from ..catalog import AUTO, METHODS, PRIORS, MethodInfo, check_info, is_hub_name, method_info, model_for
+from ..effort import DEFAULT
+from ..effort import NAMES as EFFORTS
 from ..errors import RequestError, nearest, unknown
 from ..known import Known, check_prior, checksum, known
 from ..masks import Colour, Masks, checked, read_mask_file
@@ -107,6 +109,8 @@ class Method:
     """A name of `peers.PEERS` in its stead."""
     settings: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None
+    effort: str = DEFAULT
+    """Of auto, in place of steps: fast or best."""
     samples: int = 1
     best_of: int = 1
     """Each sample is of so many the one nearest to the truth, as phase retrieval is reported."""
@@ -117,6 +121,10 @@ class Method:
         if not self.name:
             object.__setattr__(self, "name", self.method or self.peer)
         _check_name(self.name)
+        if self.effort not in EFFORTS:  # a budget in seconds would make the result depend on the machine
+            raise ValueError(f"effort: {unknown('effort', self.effort, EFFORTS)}")
+        if self.effort != DEFAULT and (self.method != AUTO or self.steps is not None):
+            raise ValueError("effort: expected method: auto, and no steps, which it chooses")
         _at_least(1, steps=self.steps, samples=self.samples, best_of=self.best_of)
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
-
-import torch
 
 from invdiff.bench.definition import Benchmark, Method
 from invdiff.bench.peers import PEERS
 from invdiff.bench.plan import Part, units
 from invdiff.bench.work import Case, Worker, settled
 from invdiff.catalog import METHODS
+from invdiff.effort import front
 from invdiff.errors import InvdiffError
 from invdiff.priors import fitted
 from invdiff.priors.conditional import ConditionalPrior
+from invdiff.profiling import evaluation_seconds
 from invdiff.restore import choose_method
 
 GUIDED_PEERS = ("dps", "pigdm", "mmps", "tmpd")
@@ -58,7 +57,8 @@ def _foreseen(worker: Worker, part: Part, method: Method, timed: dict[tuple[Any,
             samples=method.samples * method.best_of, steps=method.steps, options=method.settings,
         )  # fmt: skip
         info = METHODS[chosen.info.name]
-        steps, gradient = chosen.steps, info.gradient
+        wanted = (point.steps for point in front(info.name, chosen.steps) if point.name == method.effort)
+        steps, gradient = chosen.steps if method.steps else next(wanted), info.gradient
         each = int(info.evaluations.split()[0])
     count = float(steps * each * method.samples * method.best_of)
     key = part.prior, tuple(case.truth.shape), gradient
@@ -68,19 +68,12 @@ def _foreseen(worker: Worker, part: Part, method: Method, timed: dict[tuple[Any,
 
 
 def _time(worker: Worker, name: str, case: Case, gradient: bool) -> float:
-    """Seconds of one evaluation: the second, as the first one is slower."""
+    """Seconds of one evaluation."""
     prior: Any = worker.prior(name)
     if isinstance(prior, ConditionalPrior):
         y = case.y.to(worker.device)
         prior = prior.seeing(y, case.operator.to(worker.device, y.dtype), case.sigma_y)
     else:
         prior = fitted(prior, case.operator.in_shape)
-    x = case.truth.to(worker.device, copy=True).requires_grad_(gradient)
-    with settled(worker.benchmark.threads, worker.device), torch.set_grad_enabled(gradient):
-        for _ in range(2):
-            began = time.perf_counter()
-            value = prior(x, 0.5).sum()
-            if gradient:
-                torch.autograd.grad(value, x)
-            value.item()
-    return time.perf_counter() - began
+    with settled(worker.benchmark.threads, worker.device):
+        return evaluation_seconds(prior, case.operator.in_shape, gradient, worker.device)

@@ -239,7 +239,8 @@ class Worker:
         else:
             result = invdiff.restore(
                 y, cases[0].operator, prior, method=method.method or "auto", options=method.settings,
-                steps=method.steps, samples=count, seed=unit.seed, batch=len(cases), device=self.device,
+                steps=method.steps, effort=method.effort, samples=count, seed=unit.seed, batch=len(cases),
+                device=self.device,
                 precision=self.benchmark.precision, **cases[0].given,
             )  # fmt: skip
             samples, evaluations = result.samples, result.evaluations

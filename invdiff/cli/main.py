@@ -31,6 +31,7 @@ app = typer.Typer(
     help="Restore images by sampling from the posterior of a diffusion prior.",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help, a quarter of a second sooner
     add_completion=False,
 )
 

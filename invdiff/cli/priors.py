@@ -19,7 +19,7 @@ from .restore import DEVICES, Label, Offline, Quiet
 if TYPE_CHECKING:
     from ..evaluation.prior_check import Report
 
-priors_app = typer.Typer(add_completion=False)
+priors_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @priors_app.callback(invoke_without_command=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..catalog import AUTO, METHODS, PRIORS, check_label, method_info, model_for, no_model
+from ..effort import BEST, DEFAULT, FAST, parse
 from ..errors import InvdiffError, RequestError, nearest, unknown
 from ..known import Known, check_prior, known
 from ..plugins import contained
@@ -128,6 +129,11 @@ def restore_command(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; repeatable."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the method; default: the method's own.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="A third of the time, a little less quality.")] = False,
+    best: Annotated[bool, typer.Option("--best", help="Two and a half times the steps.")] = False,
+    budget: Annotated[
+        str | None, typer.Option(help="What a picture may take, as 20s: the best that fits.")
+    ] = None,
     samples: Annotated[
         int, typer.Option(help="How many samples; more than one gives mean and uncertainty.")
     ] = 1,
@@ -183,6 +189,7 @@ def restore_command(
         method=method,
         settings=parse_settings(settings or []),
         steps=steps,
+        effort=effort_of(fast, best, budget),
         samples=samples,
         seed=seed,
         device=device,
@@ -193,6 +200,13 @@ def restore_command(
         profile=profile,
     )
     answer(lambda: run(request, as_json=as_json, quiet=quiet), as_json)
+
+
+def effort_of(fast: bool, best: bool, budget: str | None) -> str | float:
+    """What --fast, --best and --budget ask for. RequestError for more than one of them, or no time."""
+    if fast + best + (budget is not None) > 1:
+        raise RequestError("--fast, --best and --budget: give one of them")
+    return parse(budget) if budget is not None else FAST if fast else BEST if best else DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +224,7 @@ class Request:
     method: str = AUTO
     settings: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None
+    effort: str | float = DEFAULT
     samples: int = 1
     seed: int = 0
     device: str = "auto"
@@ -316,12 +331,22 @@ def check(request: Request) -> tuple[Task, dict[str, str]]:
         method_info(request.method)
     if request.steps is not None and "steps" in request.settings:
         raise RequestError("--set steps and --steps: give one of them")
+    if request.effort != DEFAULT and (
+        request.method != AUTO or request.steps is not None or "steps" in request.settings
+    ):
+        raise RequestError(
+            "--fast, --best, --budget: with them auto chooses the steps; leave out --method and --steps"
+        )
     if request.reference is not None and not request.reference.exists():
         raise RequestError(f"--reference {request.reference}: no such file or folder")
     prior = check_prior(request.prior)
     of_prior = known(request.prior)
     if of_prior.conditional or request.method != "sr3":  # else whichever serves will say
         of_prior.check_label(classes_of(request.prior), request.label, request.guidance)
+    if request.effort != DEFAULT and of_prior.conditional:
+        raise RequestError(
+            f"--fast, --best, --budget: expected a prior of any task; {request.prior} is a conditional model: --steps"
+        )
     if (method := method_with(of_prior, request.method)) != AUTO:
         options = method_info(method).options
         for name in request.settings:
@@ -477,6 +502,7 @@ def _job(request: Request, task: Task, prior: dict[str, str], path: Path, name: 
         "samples": request.samples,
         "seed": request.seed,
         "settings": request.settings,
+        **({"effort": request.effort} if request.effort != DEFAULT else {}),
     }
     return Job(
         path=path,
@@ -626,6 +652,7 @@ def restore_one(
         sigma_y=problem.sigma_y,
         noise=problem.noise,
         steps=request.steps,
+        effort=request.effort,
         samples=request.samples,
         seed=request.seed,
         batch=request.batch,

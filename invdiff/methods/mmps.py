@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invdiff.catalog import METHODS, MethodInfo
 from invdiff.methods.base import Guided, Linearised, Problem
+from invdiff.methods.integrators import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +29,20 @@ class MMPS(Guided):
     steps: int = 20
     iterations: int = 1
     """Conjugate-gradient iterations."""
+    warm: bool = False
+    """Begin with a draw of x_σ given y, exact were the pixels independent, in place of one of x_σ that knows no y."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.iterations < 1:
             raise ValueError(f"iterations: expected at least 1, got {self.iterations}")
+
+    def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
+        if not self.warm or problem.centre is not None:
+            return super().start(problem, sigma, noise)
+        card, like = problem.prior.card, noise()
+        x0 = problem.measurement.perturbed(torch.full_like(like, card.data_mean), card.data_std, noise)
+        return x0.add_(like, alpha=sigma)
 
     def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:
         measurement, operator = problem.measurement, problem.measurement.linear

@@ -555,3 +555,11 @@ def test_a_sample_that_is_not_finite_fails_its_picture_before_it_is_scored(
     monkeypatch.setattr(invdiff, "restore", restore)
     row = run(benchmark_of(), tmp_path, task="sr", method="dps")[0]
     assert (row.status, row.reason[:33]) == ("failed", "dps: the result is not finite, or")
+
+
+def test_an_effort_is_autos(
+    benchmark_of: Callable[..., Benchmark], tmp_path: Path, asked: list[dict[str, Any]]
+) -> None:
+    methods = [{"name": "quick", "method": "auto", "effort": "fast"}, {"method": "auto"}]
+    run(benchmark_of(methods=methods, pictures=False), tmp_path, task="sr")
+    assert {one["effort"] for one in asked} == {"fast", "default"}

@@ -629,3 +629,50 @@ def test_settings_are_numbers_truths_or_words() -> None:
     }
     with pytest.raises(RequestError, match="NAME=VALUE"):
         parse_settings(["=3"])
+
+
+@pytest.fixture
+def plain(
+    folder: Path, tiny_prior: str, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """plain(...) fills in photo.png at its own number of steps → exit code, standard error."""
+
+    def plain(*arguments: str, prior: str = tiny_prior) -> tuple[int, str]:
+        code = cli.run(["restore", "photo.png", *INPAINT, "--prior", prior, "--device", "cpu", *arguments])
+        return code, capsys.readouterr().err
+
+    return plain
+
+
+def test_an_effort_is_in_the_record_and_another_one_is_another_result(
+    plain: Callable[..., tuple[int, str]],
+) -> None:
+    assert plain("--fast", "--quiet")[0] == 0
+    found = record("photo")
+    assert (found["evaluations"], found["request"]["effort"]) == (8, "fast")
+    assert "kept the result made with" in plain("--best")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fast", "--best"], "--fast, --best and --budget: give one of them"),
+        (["--fast", "--steps", "4"], "with them auto chooses the steps"),
+        (["--best", "--method", "dps"], "with them auto chooses the steps"),
+        (["--budget", "soon"], "unknown effort 'soon'"),
+        (["--budget=-3s"], "expected seconds for a picture"),
+    ],
+)
+def test_an_effort_that_cannot_be_is_one_line(
+    plain: Callable[..., tuple[int, str]], words: list[str], said: str
+) -> None:
+    code, err = plain(*words)
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_conditional_model_has_no_effort(plain: Callable[..., tuple[int, str]]) -> None:
+    code, err = plain("--fast", prior="natural-sr4")
+    assert code == 2
+    assert "is a conditional model" in err

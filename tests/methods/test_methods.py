@@ -313,3 +313,20 @@ def test_denoising_from_less_noise_than_the_last_level_is_one_step() -> None:
         y, op, GaussianPrior.white(), method=make("ancestral", integrator="dpmpp_2m"), sigma_y=0.004
     )
     assert result.config["walk"] == 1
+
+
+def test_a_warm_start_is_a_draw_of_the_noisy_picture_given_y_and_a_cold_one_knows_nothing_of_it() -> None:
+    """Exact under a prior of independent pixels: mean and variance of x_σ given y, pixel by pixel."""
+    prior, sigma, count = GaussianPrior.white(SHAPE), 0.4, 20_000
+    op, sigma_y = operator_for("mmps"), 0.2
+    y = op.A(torch.full((1, *SHAPE), 0.9)).expand(count, -1, -1, -1)
+    problem = Problem(prior, Measurement(y, op, sigma_y))
+    noise = Streams.make(0, [("", k) for k in range(count)], SHAPE, y)
+    mean, variance = prior.card.data_mean, prior.card.data_std**2
+    keep = op.A(torch.ones(1, *SHAPE))[0]
+    gain = keep * variance / (variance + sigma_y**2)
+    warm = make("mmps", warm=True).start(problem, sigma, noise)
+    torch.testing.assert_close(warm.mean(0), mean + gain * (0.9 - mean), atol=0.02, rtol=0)
+    torch.testing.assert_close(warm.var(0), (1 - gain) * variance + sigma**2, atol=0.01, rtol=0)
+    cold = make("mmps").start(problem, sigma, noise)
+    torch.testing.assert_close(cold.mean(0), torch.full(SHAPE, mean), atol=0.02, rtol=0)

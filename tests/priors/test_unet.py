@@ -297,3 +297,29 @@ def test_it_comes_back_from_its_file_with_labels_and_attention(
     assert after.network.config == network.config
     for label in (None, 0, 2):
         assert torch.equal(after.given(label)(x, 0.3), before.given(label)(x, 0.3))
+
+
+def test_one_noise_level_for_all_pictures_is_each_ones_own() -> None:
+    torch.manual_seed(0)
+    network = UNet(channels=3, widths=(8, 12), blocks=(1, 1), embedding=16, classes=3)
+    for parameter in network.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape)
+    x, level, label = torch.rand(3, 3, 8, 8), torch.tensor([0.3]), torch.tensor([1])
+    shared = network(x, level, label)
+    torch.testing.assert_close(shared, network(x, level.expand(3), label.expand(3)), rtol=1e-4, atol=1e-5)
+    other = network(x, torch.tensor([0.9]), label)
+    assert (shared - other).abs().max() > 1e-3
+
+
+def test_a_picture_without_its_gradient_is_the_picture_with_it() -> None:
+    """In place where nothing must be kept, and never in what was given."""
+    torch.manual_seed(0)
+    network = UNet(channels=3, widths=(8,), blocks=(2,), embedding=16).requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape)
+    x, level = torch.rand(2, 3, 8, 8), torch.tensor([0.3])
+    given = x.clone()
+    with torch.no_grad():
+        plain = network(x, level)
+    assert torch.equal(x, given)
+    torch.testing.assert_close(plain, network(x.requires_grad_(), level))
