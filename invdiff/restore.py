@@ -18,7 +18,7 @@ from invdiff.effort import DEFAULT, Point, front, parse
 from invdiff.errors import RequestError, unknown
 from invdiff.likelihood import Measurement, gaussian
 from invdiff.methods import METHODS, MMPS, SR3, Method, Problem, coarse, sample
-from invdiff.methods.defaults import AUTO, abilities, defaults
+from invdiff.methods.defaults import AUTO, HOLES, abilities, defaults
 from invdiff.methods.streams import Streams, checksum
 from invdiff.operators import (
     ColouredNoise,
@@ -225,6 +225,13 @@ def _afforded(
 
     RequestError where it is not auto's to choose.
     """
+
+    def walked(op: Operator, point: Point) -> int:
+        found, _ = choose_method(
+            op, catalog.AUTO, spread, samples=samples, steps=point.steps, options=point.settings
+        )
+        return len(found.travelled([*range(found.steps, -1, -1)])) - 1
+
     wanted, options = parse(effort), arguments["options"] or {}
     if arguments["method"] != catalog.AUTO or arguments["steps"] is not None or "steps" in options:
         raise RequestError(
@@ -234,19 +241,20 @@ def _afforded(
         raise RequestError("effort: expected a prior of any task; a conditional model takes steps alone")
     one, samples = op.pick([0]), arguments["samples"]
     one = one.parts[0] if isinstance(one, PerImage) else one
-    chosen, _ = choose_method(one, catalog.AUTO, _noise_of(y, op, sigma_y, noise), samples=samples)
+    spread = _noise_of(y, op, sigma_y, noise)
+    chosen, _ = choose_method(one, catalog.AUTO, spread, samples=samples)
     points = front(chosen.info.name, chosen.steps)
     if isinstance(wanted, str):
         return prior, next(point for point in points if point.name == wanted), wanted
     gradient = chosen.info.gradient
     place = resolve_device(arguments["device"])
     loaded = load_prior(prior, device=place, precision=arguments["precision"])
-    each = evaluation_seconds(fitted(loaded, one.in_shape), one.in_shape, gradient, place)
+    each = evaluation_seconds(fitted(loaded, one.in_shape), one.in_shape, gradient, place) * samples
     if isinstance(chosen, MMPS):
         each *= (1 + chosen.iterations) / 2
-    able = [point for point in points if point.steps * each * samples <= wanted]
-    point = able[-1] if able else points[0]
-    took = point.steps * each * samples
+    costs = [each * walked(one, point) for point in points]
+    able = [i for i, cost in enumerate(costs) if cost <= wanted]
+    point, took = points[max(able, default=0)], costs[max(able, default=0)]
     if not able:
         warnings.warn(
             f"budget: {wanted:g} s are too few here, the fastest takes about {took:.1f} s", UserWarning, 3
@@ -388,6 +396,8 @@ def choose_method(
             options.setdefault("steps", 1 if samples == 1 else 20)
         elif isinstance(op, LinearOperator):
             name, reason = AUTO, "the best on every linear task we measured"
+            if isinstance(op, Mask):
+                options = {**HOLES, **options}
         elif isinstance(op, ProximalOperator):
             name, reason = "diffpir", "not linear, but with a proximal map"
         else:

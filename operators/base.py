@@ -253,7 +253,9 @@ def damping(weight: float | Tensor, like: Tensor) -> Tensor:
     w = torch.as_tensor(weight, dtype=like.dtype, device=like.device)
     if w.ndim > 1 or w.numel() not in (1, len(like)):
         raise ValueError(f"weight: expected a number or ({len(like)},) numbers, got shape {tuple(w.shape)}")
-    if not (w > 0).all():
+    if not (
+        (weight > 0).all() if isinstance(weight, Tensor) else weight > 0
+    ):  # a number: no GPU is waited for
         raise ValueError(f"weight: expected numbers in (0, inf], got {w.tolist()}")
     return (1 / w).view(-1, *[1] * (like.ndim - 1))
 

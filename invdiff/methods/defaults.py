@@ -30,6 +30,9 @@ from invdiff.operators import (
 AUTO = "mmps"
 """The method for every linear operator; denoising is `ancestral`; not linear: `diffpir` if it has a prox, or `dps`."""
 
+HOLES = {"jump": 5, "repeats": 2}
+"""What auto adds for masks: travel, which makes what is filled in agree with what is there."""
+
 KINDS: dict[str, type[Operator] | tuple[type[Operator], ...]] = {
     "identity": Identity,
     "mask": Mask,

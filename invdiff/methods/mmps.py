@@ -69,7 +69,9 @@ class MMPS(Guided):
             before, rz = rz, _dot(r, z)
             better = (alpha > 0) & ((rz < least) | (iteration == 0))
             best, least = torch.where(_like(better, x), gain, best), torch.where(better, rz, least)
-            if not alpha.any():  # all are solved, or have stopped
+            if (
+                not x.is_cuda and not alpha.any()
+            ):  # all are solved, or have stopped; a GPU would be waited for
                 break
             p = _scale((alpha > 0).to(p), z + _scale(_quotient(rz, before, alpha > 0), p))
         return at.denoised + sigma**2 * best
