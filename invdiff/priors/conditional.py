@@ -100,6 +100,8 @@ class ConditionalNetwork(NetworkPrior):
         z, beside = padded[:, : x.shape[1]], padded[:, x.shape[1] :]
         centre = centre_of(self.condition, beside, x.shape[1])
         given, c_noise = self.precondition.inputs(z - centre, sigmas)
+        if self._one_row and not isinstance(sigma, Tensor):
+            c_noise = c_noise[:1]
         output = self._network(torch.cat([given, beside.to(given)], dim=1), c_noise).to(x.dtype)
         denoised = centre + self.precondition.denoised(z - centre, sigmas, output)
         return denoised[..., :height, :width]

@@ -20,6 +20,8 @@ class ControlNet(nn.Module):
     base's (figure 3 of the paper). ValueError for a shape that cannot be.
     """
 
+    one_row = True
+
     def __init__(
         self,
         channels: int = 3,
