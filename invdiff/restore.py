@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from numbers import Integral
 from typing import Any, Literal
 
@@ -230,7 +231,8 @@ def _afforded(
         found, _ = choose_method(
             op, catalog.AUTO, spread, samples=samples, steps=point.steps, options=point.settings
         )
-        return len(found.travelled([*range(found.steps, -1, -1)])) - 1
+        walk = found.travelled([*range(found.steps, -1, -1)])
+        return sum(s < sigma for sigma, s in pairwise(walk))  # the way back up asks nothing of the network
 
     wanted, options = parse(effort), arguments["options"] or {}
     if arguments["method"] != catalog.AUTO or arguments["steps"] is not None or "steps" in options:
@@ -396,7 +398,7 @@ def choose_method(
             options.setdefault("steps", 1 if samples == 1 else 20)
         elif isinstance(op, LinearOperator):
             name, reason = AUTO, "the best on every linear task we measured"
-            if isinstance(op, Mask):
+            if isinstance(op, Mask) and options.get("steps", MMPS.steps) > HOLES["jump"]:
                 options = {**HOLES, **options}
         elif isinstance(op, ProximalOperator):
             name, reason = "diffpir", "not linear, but with a proximal map"

@@ -30,7 +30,7 @@ def restored(**given: Any) -> invdiff.Result:
 
 def test_each_name_is_a_point_of_the_front_and_default_is_what_auto_takes_anyway() -> None:
     fast, default, best = (restored(effort=name) for name in effort.NAMES)
-    assert [one.evaluations for one in (fast, default, best)] == [8, 20, 50]
+    assert [one.evaluations for one in (fast, default, best)] == [13, 35, 95]  # with the travel of masks
     assert torch.equal(default.samples, restored().samples)
     assert fast.config["warm"]
     assert fast.config["sigma_max"] == 3.0
@@ -49,15 +49,16 @@ def test_a_method_that_is_not_linears_takes_shares_of_its_own_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "steps"), [(1.6, 8), (1.7, 8), (2.5, 12), (9.9, 20), (10.0, 50), (99.0, 50)]
+    ("budget", "steps", "walk"),
+    [(1.6, 5, 5), (2.7, 8, 13), (6.9, 12, 22), (7.1, 20, 35), (18.9, 20, 35), (19.1, 50, 95), (99.0, 50, 95)],
 )
 def test_a_budget_takes_the_best_point_that_fits(
-    budget: float, steps: int, monkeypatch: pytest.MonkeyPatch
+    budget: float, steps: int, walk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "evaluation_seconds", lambda *given: 0.1)
     found = restored(effort=budget, samples=2)
-    assert found.evaluations == steps
-    assert f"{steps} steps, about {steps * 0.2:.1f} of {budget:g} s" in found.reason
+    assert found.evaluations == walk
+    assert f"{steps} steps, about {walk * 0.2:.1f} of {budget:g} s" in found.reason
 
 
 def test_a_budget_that_nothing_fits_in_takes_the_fastest_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +100,14 @@ def test_what_is_no_effort_is_refused(given: Any, said: str) -> None:
 def test_who_chooses_the_steps_himself_cannot_ask_for_an_effort(given: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match="effort: with it auto chooses the steps"):
         restored(effort="fast", **given)
+
+
+def test_auto_travels_where_pixels_are_missing_unless_told_otherwise_or_the_steps_are_too_few() -> None:
+    assert (restored().config["jump"], restored().config["repeats"]) == (5, 2)
+    assert restored(options={"repeats": 1}).evaluations == 20
+    assert restored(steps=5).evaluations == 5
+    assert restored(steps=1).evaluations == 1
+    assert restored(method="mmps").evaluations == 20
 
 
 def test_fronts_rise_and_hold_every_name() -> None:

@@ -16,8 +16,12 @@ from invdiff.priors.network import NetworkPrior
 from invdiff.priors.tiled import Cropped, Tiled, shifts
 
 Colour = Literal["channels", "luma"]
-MEMORY = 640 * 2**20
-"""Bytes that a network may take for its activations, its way back included, where nobody says otherwise: 640 MiB."""
+BEYOND = 2300 * 2**20
+"""Bytes that a restoration may take beyond its picture, where nobody says otherwise,"""
+STATE = 8
+"""less so many pictures in float32, which a method holds: that much is for the network's activations and way back,"""
+LEAST = 640 * 2**20
+"""or this if it is more."""
 SMALL = 256 * 256
 """Pixels of a picture that always goes through a convolutional network whole."""
 
@@ -30,8 +34,9 @@ def fitted(
     Channels: `Repeated` where the pictures are grey and the prior knows several; `PerChannel`, or `Luma` with
     colour="luma", where it knows one. Size: where the card names one, pictures that are smaller are padded to it by
     reflection and larger ones `Tiled`, overlapping by a quarter. A network for any size takes pictures whole as long as
-    its activations and their way back fit into `memory` bytes (default: MEMORY); larger ones go through a convolutional
-    one in exact windows (`Cropped`), at worst of half a halo, and are `Tiled` for others. What is no network is left.
+    its activations and their way back fit into `memory` bytes (default: what BEYOND leaves); larger ones go through a
+    convolutional one in exact windows (`Cropped`), at worst of half a halo, and are `Tiled` for others. What is no
+    network is left.
 
     The result takes smaller pictures too. RequestError for channels that cannot be bridged.
     """
@@ -43,7 +48,9 @@ def fitted(
         raise unknown("colour", colour, get_args(Colour))
     channels, height, width = shape
     knows = prior.card.channels
-    prior = _sized(prior, height, width, MEMORY if memory is None else memory)
+    if memory is None:
+        memory = max(LEAST, BEYOND - STATE * 4 * channels * height * width)
+    prior = _sized(prior, height, width, memory)
     if knows is None or knows == channels:
         return prior
     if channels == 1:
