@@ -71,11 +71,16 @@ def test_a_run_restores_every_pair_and_writes_a_page_that_shows_them(
     assert [re.findall(r"^\| ([a-z]\w+)", text, re.M) for text in tables] == [
         ["method", *order(tables[0])], ["method", *order(tables[1])],
     ]  # fmt: skip
-    assert "| mmps = auto |" in tables[0]
-    assert "| auto |" not in tables[0]
+    assert "| auto |" in tables[0]  # which travels, where mmps does not
     assert "| auto |" in tables[1]
     assert [line.split("|")[-2].strip() for line in tables[0].splitlines() if "| mmps" in line] == ["1"]
     assert "Not for this: ancestral." in tables[0]
+
+
+def test_what_auto_is_to_the_last_bit_shares_its_column(gallery: ModuleType) -> None:
+    one, other = torch.rand(3, 4, 4), torch.rand(3, 4, 4)
+    assert gallery._twin({"auto": {"a": one}, "dps": {"a": other}, "mmps": {"a": one.clone()}}) == "mmps"
+    assert gallery._twin({"auto": {"a": one}, "dps": {"a": other}}) == ""
 
 
 def order(table: str) -> list[str]:

@@ -649,7 +649,7 @@ def test_an_effort_is_in_the_record_and_another_one_is_another_result(
 ) -> None:
     assert plain("--fast", "--quiet")[0] == 0
     found = record("photo")
-    assert (found["evaluations"], found["request"]["effort"]) == (8, "fast")
+    assert (found["evaluations"], found["request"]["effort"]) == (13, "fast")
     assert "kept the result made with" in plain("--best")[1]
 
 
