@@ -103,8 +103,9 @@ TASKS: dict[str, Task] = {
 }
 
 SEEN: dict[str, str] = {
-    AUTO: "is `mmps` where the operator is linear, coarse to fine in the square hole, which it fills in the right "
-    "colours without a seam but not with an eye or a mouth; denoised in one step, all is clean, a little soft.",
+    AUTO: "is `mmps` where the operator is linear, with travel where pixels are missing and coarse to fine in the "
+    "square hole, which it fills in the right colours without a seam but not with an eye or a mouth; denoised in one "
+    "step, all is clean, a little soft.",
     "dps": "draws crisp, believable detail from few pixels; in the hole it paints bold shapes that may be wrong, such "
     "as a second muzzle for the cat; blur and noise leave a slight grain.",
     "pigdm": "is good at blur and super-resolution, with a slight grain in denoising; of few random pixels it makes a "
