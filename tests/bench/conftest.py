@@ -32,8 +32,9 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def write(tmp_path: Path, tiny_prior: Path) -> Callable[..., Path]:
+def write(tmp_path: Path, tiny_prior: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """write(batch=2, tasks=[...]): the file of a small benchmark with these changes, and five pictures of 16²."""
+    monkeypatch.delenv("INVDIFF_DATA", raising=False)  # its pictures lie beside it
     folder = tmp_path / "pictures"
     folder.mkdir()
     draws = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -251,12 +252,30 @@ def cluster() -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_gives_the_same_bytes_though_a_node_is_killed(
-    cluster: Any, benchmark_of: Callable[..., Benchmark], tmp_path: Path
+    cluster: Any, benchmark_of: Callable[..., Benchmark], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
+    from invdiff.bench import ray_engine
+
     benchmark = benchmark_of(batch=2)
     alone = run(benchmark, tmp_path / "alone")
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
+    doomed, begun = second.node_id, tmp_path / "begun"
+
+    class Staged(ray_engine.Remote):
+        """On the second node a unit is begun and never done; on the first none is until then."""
+
+        def run(self, unit: Unit) -> Any:
+            if ray.get_runtime_context().get_node_id() == doomed:
+                begun.touch()
+                time.sleep(600)
+            while not begun.exists():
+                time.sleep(0.05)
+            return super().run(unit)
+
+    monkeypatch.setattr(ray_engine, "Remote", Staged)
     fresh: list[Step] = []
 
     def kill(step: Step | str) -> None:
