@@ -36,22 +36,29 @@ def front(method: str, steps: int) -> tuple[Point, ...]:
     """The points of the method that auto is here, and takes so many steps by itself, cheapest first."""
     if method == "mmps":
         return LINEAR
-    if method == "ancestral":  # one step has the posterior's mean, and no more of them a better picture
+    if method == "ancestral" and steps == 1:  # that has the posterior's mean; of several samples it is a walk
         return tuple(Point(steps=steps, name=name) for name in NAMES)
     shares = {FAST: 0.4, DEFAULT: 1.0, BEST: 2.5}
     return tuple(Point(steps=max(1, round(share * steps)), name=name) for name, share in shares.items())
 
 
 def parse(given: str | float) -> str | float:
-    """fast, default, best, or seconds for a picture, as 20, "20s", "1.5min". RequestError for anything else."""
-    if isinstance(given, str) and given in NAMES:
-        return given
+    """fast, default, best, or `seconds` for a picture. RequestError for anything else."""
     text = str(given).strip().lower()
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|sec|seconds|m|min|minutes|h)?", text)
-    if found is None and text[:1].isalpha():
-        raise unknown("effort", text, NAMES)
+    if text in NAMES:
+        return text
+    if text[:1].isalpha():
+        raise unknown("effort", text, (*NAMES, "seconds"))
+    return seconds(given)
+
+
+def seconds(given: str | float, name: str = "budget") -> float:
+    """For a picture, as 20, "20s", "1.5min". RequestError, with that name in it, for anything else."""
+    text = str(given).strip().lower()
+    number, unit = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", "s|sec|seconds|m|min|minutes|h"
+    found = re.fullmatch(rf"({number})\s*({unit})?", text)
     scale = {"m": 60.0, "h": 3600.0}
-    seconds = float(found[1]) * scale.get((found[2] or "s")[0], 1.0) if found else 0.0
-    if not 0 < seconds < float("inf"):
-        raise RequestError(f"budget: expected seconds for a picture, as 20s or 2min, got {given}")
-    return seconds
+    value = float(found[1]) * scale.get((found[2] or "s")[0], 1.0) if found else 0.0
+    if not 0 < value < float("inf"):
+        raise RequestError(f"{name}: expected seconds for a picture, as 20s or 2min, got {given!r}")
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -138,13 +139,13 @@ def restore(
     check_label_of(prior, label, guidance, condition.dropout if condition else None)
     arguments["method"], arguments["options"] = method, options
     if isinstance(op, PerImage):
-        return _one_by_one(y, op, prior, sigma_y, callback, arguments, why)
+        return _one_by_one(y, op, prior, sigma_y, callback, arguments, why, afforded)
     given = measured(y, op, sigma_y, noise)
     spread = _spread(given)
     check_task(name, condition, op, spread)
-    known = _as_known_to(method, given)
+    known = as_known_to(method, given)
     if isinstance(known.operator, PerImage):
-        return _one_by_one(y, op, prior, sigma_y, callback, arguments, why)
+        return _one_by_one(y, op, prior, sigma_y, callback, arguments, why, afforded)
     chosen, reason = choose_method(
         known.operator, method, known.sigma_y, samples=samples, steps=steps, options=options or {}
     )
@@ -227,13 +228,6 @@ def _afforded(
     RequestError where it is not auto's to choose.
     """
 
-    def walked(op: Operator, point: Point) -> int:
-        found, _ = choose_method(
-            op, catalog.AUTO, spread, samples=samples, steps=point.steps, options=point.settings
-        )
-        walk = found.travelled([*range(found.steps, -1, -1)])
-        return sum(s < sigma for sigma, s in pairwise(walk))  # the way back up asks nothing of the network
-
     wanted, options = parse(effort), arguments["options"] or {}
     if arguments["method"] != catalog.AUTO or arguments["steps"] is not None or "steps" in options:
         raise RequestError(
@@ -241,27 +235,65 @@ def _afforded(
         )
     if cascade_of(prior) is not None or condition_of(prior)[1] is not None:
         raise RequestError("effort: expected a prior of any task; a conditional model takes steps alone")
-    one, samples = op.pick([0]), arguments["samples"]
-    one = one.parts[0] if isinstance(one, PerImage) else one
-    spread = _noise_of(y, op, sigma_y, noise)
-    chosen, _ = choose_method(one, catalog.AUTO, spread, samples=samples)
-    points = front(chosen.info.name, chosen.steps)
+    samples = arguments["samples"]
+    _check_numbers(samples=(samples, 1))
+    _noise_of(y, op, sigma_y, noise)  # says what is wrong with any of them
+    one, first = (op.parts[0], y[:1]) if isinstance(op, PerImage) else (op, y)
+    known = as_known_to(catalog.AUTO, measured(first, one, sigma_y, noise)).pick([0])
+    able = affordable(known.operator, known.sigma_y, wanted, samples=samples, options=options)
     if isinstance(wanted, str):
-        return prior, next(point for point in points if point.name == wanted), wanted
-    gradient = chosen.info.gradient
+        return prior, able[0][0], wanted
+    gradient = able[0][1].info.gradient
     place = resolve_device(arguments["device"])
     loaded = load_prior(prior, device=place, precision=arguments["precision"])
-    each = evaluation_seconds(fitted(loaded, one.in_shape), one.in_shape, gradient, place) * samples
-    if isinstance(chosen, MMPS):
-        each *= (1 + chosen.iterations) / 2
-    costs = [each * walked(one, point) for point in points]
-    able = [i for i, cost in enumerate(costs) if cost <= wanted]
-    point, took = points[max(able, default=0)], costs[max(able, default=0)]
-    if not able:
+    shape, began = one.in_shape, time.perf_counter()
+    each = evaluation_seconds(fitted(loaded, shape), shape, gradient, place) * samples
+    spent = (time.perf_counter() - began) / len(y)  # the picture waited for that too
+    costs = [spent + each * _evaluations(method, known) for _, method in able]
+    at = max((i for i, cost in enumerate(costs) if cost <= wanted), default=0)
+    (point, _), took = able[at], costs[at]
+    if took > wanted:
         warnings.warn(
             f"budget: {wanted:g} s are too few here, the fastest takes about {took:.1f} s", UserWarning, 3
         )
     return loaded, point, f"{point.steps} steps, about {took:.1f} of {wanted:g} s"
+
+
+def affordable(
+    op: Operator, sigma_y: float, effort: str | float, *, samples: int, options: Mapping[str, Any]
+) -> list[tuple[Point, Method]]:
+    """What auto may take for this effort: a name's one point, of seconds all; each with its method, cheapest first.
+
+    op, sigma_y: as auto knows them (`as_known_to`). RequestError where the options suit none.
+    """
+    wanted = parse(effort)
+    chosen, _ = choose_method(op, catalog.AUTO, sigma_y, samples=samples)
+    points = front(chosen.info.name, chosen.steps)
+    if isinstance(wanted, str):
+        points = tuple(point for point in points if point.name == wanted)
+    found: list[tuple[Point, Method]] = []
+    for point in points:
+        settings = {**point.settings, **options}
+        try:
+            method, _ = choose_method(
+                op, catalog.AUTO, sigma_y, samples=samples, steps=point.steps, options=settings
+            )
+        except RequestError:
+            if point is points[-1] and not found:  # as a jump of more levels than there are steps
+                raise
+        else:
+            found.append((point, method))
+    return found
+
+
+def _evaluations(method: Method, given: Measurement) -> float:
+    """That auto asks of the network for a sample, in such as `evaluation_seconds` times, of the whole picture."""
+    count = 0.0
+    for stage in coarse.stages(given.y, given.operator, method):
+        walk = stage.method.travelled([*range(stage.method.steps, -1, -1)])
+        down = sum(s < sigma for sigma, s in pairwise(walk))  # the way back up asks nothing of the network
+        count += down * math.prod(stage.operator.in_shape) / math.prod(given.operator.in_shape)
+    return count * ((1 + method.iterations) / 2 if isinstance(method, MMPS) else 1)
 
 
 def _model(
@@ -308,7 +340,7 @@ def _spread(given: Measurement) -> float:
     return given.sigma_y if given.noise is None else float(given.spread.max())
 
 
-def _as_known_to(method: str | Method, given: Measurement) -> Measurement:
+def as_known_to(method: str | Method, given: Measurement) -> Measurement:
     """The measurement as nearly every method can treat it: under white Gaussian noise.
 
     A quantiser is one to methods that can do with its prox or its surrogate, to the others and to auto a noise.
@@ -326,6 +358,7 @@ def _one_by_one(
     callback: Callable[[Progress], None] | None,
     arguments: dict[str, Any],
     why: str,
+    afforded: str,
 ) -> Result:
     """`restore` for pictures that have, or whose noise makes, an operator each: none feels the others."""
     if isinstance(op, PerImage) and len(y) != len(op.parts):
@@ -333,7 +366,7 @@ def _one_by_one(
     for i in range(len(y)):  # what cannot be, before anything slow
         one = measured(y[i : i + 1], op.pick([i]), sigma_y, arguments["noise"])
         check_task(*condition_of(prior), one.operator, _spread(one))
-        known = _as_known_to(arguments["method"], one)
+        known = as_known_to(arguments["method"], one)
         chosen, _ = choose_method(
             known.operator, arguments["method"], known.sigma_y, steps=arguments["steps"],
             options=arguments["options"],
@@ -353,10 +386,11 @@ def _one_by_one(
     return replace(
         found[0],
         samples=torch.cat([result.samples for result in found], dim=1),
-        reason=why or found[0].reason,
+        reason="; ".join(filter(None, (why or found[0].reason, afforded))),
         checksums=[checksum for result in found for checksum in result.checksums],
         seconds=sum(result.seconds for result in found),
         network_seconds=sum(network) if arguments["profile"] else None,
+        profile=None,
     )
 
 

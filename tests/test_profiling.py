@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 
 import pytest
@@ -13,7 +14,7 @@ import invdiff
 from invdiff import operators
 from invdiff.priors import Card, NetworkPrior
 from invdiff.priors.precondition import EDM
-from invdiff.profiling import Clock, Profile, network_flops, watched
+from invdiff.profiling import Clock, Peak, Profile, evaluation_seconds, network_flops, peak_flops, watched
 
 SHAPE = (3, 16, 16)
 CPU = torch.device("cpu")
@@ -70,6 +71,68 @@ def test_a_watched_operator_is_the_same_operator_and_the_given_one_is_left_alone
     assert clock.seconds["operator"] == first
     seen.A_dagger(x)
     assert clock.seconds["operator"] > first
+
+
+@pytest.mark.parametrize(
+    "name", ["A_adjoint", "A_dagger", "prox", "precondition", "U", "U_adjoint", "V", "V_adjoint"]
+)
+def test_each_of_an_operators_maps_is_counted(name: str) -> None:
+    mask = operators.Mask((torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float())
+    clock, x = Clock(CPU), torch.rand(1, 3, 8, 8)
+    more = {"prox": (mask.A(x), 1.0), "precondition": (1.0,)}.get(name, ())
+    of = mask.V_adjoint(x) if name in ("U", "V") else x
+    getattr(watched(mask, clock), name)(of, *more)
+    assert clock.seconds["operator"] > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the mark is the whole process's")
+def test_a_peak_begins_anew() -> None:
+    first = Peak(CPU)
+    held = first.mib()
+    large = torch.ones(100 * 2**18)  # 100 MiB
+    most = first.mib()
+    assert most > held + 90
+    del large
+    assert Peak(CPU).mib() < most - 50
+
+
+def test_an_evaluation_is_timed_the_second_time_with_its_gradient_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([0.0, 7.0, 10.0, 12.0] * 2)
+    passes: list[str] = []
+    monkeypatch.setattr(Clock, "now", lambda self: next(times))
+
+    def denoiser(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        passes.append("forward")
+        found = 2 * x
+        if x.requires_grad:
+            found.register_hook(lambda gradient: passes.append("backward"))
+        return found
+
+    assert evaluation_seconds(denoiser, SHAPE, True, CPU) == 2.0
+    assert passes == ["forward", "backward"] * 2
+    passes.clear()
+    assert evaluation_seconds(denoiser, SHAPE, False, CPU) == 2.0
+    assert passes == ["forward"] * 2
+
+
+def test_the_peak_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 9.0, 10.0, 14.0, 20.0, 25.0])
+    monkeypatch.setattr(Clock, "now", lambda self: next(times))
+    assert peak_flops(CPU, torch.float32, size=8, tries=2) == 2 * 8**3 / 4
+
+
+def test_of_an_operator_for_each_picture_there_is_no_profile_of_the_whole() -> None:
+    masks = [
+        operators.Mask((torch.rand(16, 16, generator=torch.Generator().manual_seed(i)) < 0.5).float())
+        for i in range(2)
+    ]
+    op = operators.per_image(masks)
+    y = op.A(torch.full((2, *SHAPE), 0.5))
+    result = invdiff.restore(y, op, prior(), method="ddnm", steps=2, profile=True)
+    assert result.profile is None
+    assert (result.network_seconds or 0) > 2 * 2 * 0.002
 
 
 def test_a_part_within_itself_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:

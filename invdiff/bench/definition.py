@@ -123,7 +123,8 @@ class Method:
         _check_name(self.name)
         if self.effort not in EFFORTS:  # a budget in seconds would make the result depend on the machine
             raise ValueError(f"effort: {unknown('effort', self.effort, EFFORTS)}")
-        if self.effort != DEFAULT and (self.method != AUTO or self.steps is not None):
+        chosen = self.steps is not None or "steps" in self.settings
+        if self.effort != DEFAULT and (self.method != AUTO or chosen):
             raise ValueError("effort: expected method: auto, and no steps, which it chooses")
         _at_least(1, steps=self.steps, samples=self.samples, best_of=self.best_of)
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from invdiff.bench.definition import Benchmark, Method
 from invdiff.bench.peers import PEERS
 from invdiff.bench.plan import Part, units
 from invdiff.bench.work import Case, Worker, settled
-from invdiff.catalog import METHODS
-from invdiff.effort import front
+from invdiff.catalog import AUTO, METHODS
+from invdiff.effort import DEFAULT
 from invdiff.errors import InvdiffError
 from invdiff.priors import fitted
 from invdiff.priors.conditional import ConditionalPrior
 from invdiff.profiling import evaluation_seconds
-from invdiff.restore import choose_method
+from invdiff.restore import affordable, as_known_to, choose_method, measured
 
 GUIDED_PEERS = ("dps", "pigdm", "mmps", "tmpd")
 """Peers that differentiate through the network, by how their names end or go on."""
@@ -26,9 +27,10 @@ GUIDED_PEERS = ("dps", "pigdm", "mmps", "tmpd")
 def forecast(benchmark: Benchmark, parts: Sequence[Part]) -> list[Part]:
     """The parts, with evaluations and seconds where a run has not told them yet.
 
-    Seconds are those of the network on the first picture of the data set, by one evaluation of it, with its gradient
-    where the method takes that, times how many there will be; nothing else is counted, and a method without a network
-    counts nothing. A part whose prior or picture cannot be read stays as it is.
+    Seconds are those of the network on the first picture of the data set, by one evaluation of it, with its
+    gradient where the method takes that, times how many there will be; nothing else is counted, and a method
+    without a network counts nothing; of a hole that is filled coarse to fine the last size alone counts. A part
+    whose prior or picture cannot be read stays as it is.
     """
     worker = Worker(replace(benchmark, metrics=["psnr"], pictures=False), "")
     methods = {one.name: one for one in benchmark.methods}
@@ -52,19 +54,31 @@ def _foreseen(worker: Worker, part: Part, method: Method, timed: dict[tuple[Any,
         steps = method.steps or PEERS[method.peer].steps or 8
         each, gradient = 1, method.peer.partition("/")[2].startswith(GUIDED_PEERS)
     else:
-        chosen, _ = choose_method(
-            case.operator, method.method or "auto", case.sigma_y,
-            samples=method.samples * method.best_of, steps=method.steps, options=method.settings,
-        )  # fmt: skip
+        name, count = method.method or AUTO, method.samples * method.best_of
+        given = as_known_to(name, measured(case.y, case.operator, **case.given)).pick([0])
+        if method.effort != DEFAULT:
+            point = affordable(
+                given.operator, given.sigma_y, method.effort, samples=count, options=method.settings
+            )
+            chosen = point[0][1]
+        else:
+            chosen, _ = choose_method(
+                given.operator,
+                name,
+                given.sigma_y,
+                samples=count,
+                steps=method.steps,
+                options=method.settings,
+            )
         info = METHODS[chosen.info.name]
-        wanted = (point.steps for point in front(info.name, chosen.steps) if point.name == method.effort)
-        steps, gradient = chosen.steps if method.steps else next(wanted), info.gradient
+        walk = chosen.travelled([*range(chosen.steps, -1, -1)])
+        steps, gradient = sum(s < sigma for sigma, s in pairwise(walk)), info.gradient
         each = int(info.evaluations.split()[0])
-    count = float(steps * each * method.samples * method.best_of)
+    total = float(steps * each * method.samples * method.best_of)
     key = part.prior, tuple(case.truth.shape), gradient
     if key not in timed:
         timed[key] = _time(worker, part.prior, case, gradient)
-    return replace(part, evaluations=part.evaluations or count, seconds=count * timed[key])
+    return replace(part, evaluations=part.evaluations or total, seconds=total * timed[key])
 
 
 def _time(worker: Worker, name: str, case: Case, gradient: bool) -> float:

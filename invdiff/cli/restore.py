@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..catalog import AUTO, METHODS, PRIORS, check_label, method_info, model_for, no_model
-from ..effort import BEST, DEFAULT, FAST, parse
+from ..effort import BEST, DEFAULT, FAST, seconds
 from ..errors import InvdiffError, RequestError, nearest, unknown
 from ..known import Known, check_prior, known
 from ..plugins import contained
@@ -129,7 +129,9 @@ def restore_command(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; repeatable."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the method; default: the method's own.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="A third of the time, a little less quality.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Two fifths of the steps, a little less quality.")
+    ] = False,
     best: Annotated[bool, typer.Option("--best", help="Two and a half times the steps.")] = False,
     budget: Annotated[
         str | None, typer.Option(help="What a picture may take, as 20s: the best that fits.")
@@ -162,51 +164,53 @@ def restore_command(
     """
     from ..tasks import Options
 
-    request = Request(
-        inputs=tuple(inputs),
-        task=task,
-        operator=operator,
-        options=Options(
-            mask=mask,
-            mask_keep=mask_keep,
-            margin=margin,
-            kernel=kernel,
-            border=border,
-            scale=scale,
-            sr_kernel=sr_kernel,
-            pattern=pattern,
-            quality=quality,
-            subsampling=subsampling,
-            gain=gain,
-            bits=bits,
-            shape=shape,
-            noise=noise,
-        ),
-        prior=prior,
-        label=label,
-        guidance=guidance,
-        offline=offline,
-        method=method,
-        settings=parse_settings(settings or []),
-        steps=steps,
-        effort=effort_of(fast, best, budget),
-        samples=samples,
-        seed=seed,
-        device=device,
-        batch=batch,
-        reference=reference,
-        out=out,
-        overwrite=overwrite,
-        profile=profile,
-    )
-    answer(lambda: run(request, as_json=as_json, quiet=quiet), as_json)
+    def request() -> Request:
+        return Request(
+            inputs=tuple(inputs),
+            task=task,
+            operator=operator,
+            options=Options(
+                mask=mask,
+                mask_keep=mask_keep,
+                margin=margin,
+                kernel=kernel,
+                border=border,
+                scale=scale,
+                sr_kernel=sr_kernel,
+                pattern=pattern,
+                quality=quality,
+                subsampling=subsampling,
+                gain=gain,
+                bits=bits,
+                shape=shape,
+                noise=noise,
+            ),
+            prior=prior,
+            label=label,
+            guidance=guidance,
+            offline=offline,
+            method=method,
+            settings=parse_settings(settings or []),
+            steps=steps,
+            effort=effort_of(fast, best, budget),
+            samples=samples,
+            seed=seed,
+            device=device,
+            batch=batch,
+            reference=reference,
+            out=out,
+            overwrite=overwrite,
+            profile=profile,
+        )
+
+    answer(lambda: run(request(), as_json=as_json, quiet=quiet), as_json)
 
 
 def effort_of(fast: bool, best: bool, budget: str | None) -> str | float:
     """What --fast, --best and --budget ask for. RequestError for more than one of them, or no time."""
     if fast + best + (budget is not None) > 1:
         raise RequestError("--fast, --best and --budget: give one of them")
-    return parse(budget) if budget is not None else FAST if fast else BEST if best else DEFAULT
+    return seconds(budget, "--budget") if budget is not None else FAST if fast else BEST if best else DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -619,18 +623,18 @@ def restore_all(
 
 def check_settings(request: Request, task: Task, job: Job) -> None:
     """RequestError for a setting that the method does not have, before any weight is loaded."""
-    from ..restore import choose_method
+    from ..restore import affordable, as_known_to, choose_method
     from ..restore import measured as checked
 
+    method = method_with(known(job.serving.prior), job.serving.method)
     problem = task.measurement(task.read(job.path), request.method).problem(None)
-    white = checked(problem.y, problem.operator, problem.sigma_y, problem.noise).white()
+    given = checked(problem.y, problem.operator, problem.sigma_y, problem.noise)
+    white, samples, settings = as_known_to(method, given), request.samples, job.serving.settings
+    if request.effort != DEFAULT:
+        affordable(white.operator, white.sigma_y, request.effort, samples=samples, options=settings)
+        return
     choose_method(
-        white.operator,
-        method_with(known(job.serving.prior), job.serving.method),
-        white.sigma_y,
-        samples=request.samples,
-        steps=request.steps,
-        options=job.serving.settings,
+        white.operator, method, white.sigma_y, samples=samples, steps=request.steps, options=settings
     )
 
 

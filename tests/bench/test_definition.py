@@ -206,6 +206,10 @@ WRONG: dict[str, tuple[str, str, int | None, str]] = {
         "method: ddnm\n    settings: {eta: 0.5}", "peer: wiener\n    settings: {balanse: 1}", 14, "'balance'"
     ),
     "an effort that is none": ("steps: 20", "effort: fats", 13, "methods.0.effort: unknown effort 'fats'"),
+    "an effort and steps": (
+        "method: ddnm\n    settings: {eta: 0.5}", "method: auto\n    effort: fast\n    settings: {steps: 3}", 16,
+        "effort: expected method: auto, and no steps",
+    ),
     "an effort of no auto": ("steps: 20", "effort: fast", 13, "methods.0.effort: expected method: auto"),
     "no samples": ("steps: 20", "samples: 0", 13, "methods.0.samples: expected a whole number of at least 1"),
     "an impossible pairing": (

@@ -35,6 +35,24 @@ def test_evaluations_are_foreseen_exactly_and_seconds_are_those_of_the_network(
     assert network[0] / (foreseen[0].evaluations or 1) == network[2] / 4  # one evaluation, timed once
 
 
+def test_travel_and_efforts_are_foreseen(write: Callable[..., Path], tmp_path: Path) -> None:
+    benchmark = load(
+        write(
+            tasks=[{"name": "holes", "operator": {"mask": {"pattern": "random", "missing": 0.5}}}],
+            methods=[
+                {"name": "fast", "method": "auto", "effort": "fast"},
+                {"method": "auto", "steps": 7},
+                {"method": "mmps", "settings": {"steps": 3}},
+            ],
+        )
+    )
+    foreseen = forecast(benchmark, parts(benchmark))
+    run(benchmark, tmp_path / "run", limit=1)
+    took = parts(benchmark, tmp_path / "run")
+    assert [part.evaluations for part in foreseen] == [part.evaluations for part in took]
+    assert foreseen[0].evaluations == 13
+
+
 def test_what_cannot_be_read_stays_unknown_and_what_ran_is_left_alone(
     write: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -659,8 +659,10 @@ def test_an_effort_is_in_the_record_and_another_one_is_another_result(
         (["--fast", "--best"], "--fast, --best and --budget: give one of them"),
         (["--fast", "--steps", "4"], "with them auto chooses the steps"),
         (["--best", "--method", "dps"], "with them auto chooses the steps"),
-        (["--budget", "soon"], "unknown effort 'soon'"),
-        (["--budget=-3s"], "expected seconds for a picture"),
+        (["--budget", "soon"], "--budget: expected seconds for a picture, as 20s or 2min, got 'soon'"),
+        (["--budget", "fast"], "--budget: expected seconds"),
+        (["--budget=-3s"], "--budget: expected seconds for a picture"),
+        (["--fast", "--set", "sigma_min=5"], "expected 0 < sigma_min ≤ sigma_max, got 5.0 and 3.0"),
     ],
 )
 def test_an_effort_that_cannot_be_is_one_line(
@@ -670,6 +672,20 @@ def test_an_effort_that_cannot_be_is_one_line(
     assert code == 2
     assert said in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_settings_that_an_effort_cannot_have_are_refused_before_any_weight_is_loaded(
+    plain: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invdiff.priors.load_prior", lambda *given, **more: pytest.fail("loaded"))
+    assert "expected fewer levels than the 8 steps, got 9" in plain("--fast", "--set", "jump=9")[1]
+    assert "unknown key zeta" in plain("--budget", "9s", "--set", "zeta=1")[1]
+
+
+def test_with_json_an_option_of_no_sense_is_json_too(run: Run) -> None:
+    for words in (["--budget", "soon"], ["--fast", "--best"], ["--set", "zeta"]):
+        code, out, _ = run("photo.png", *INPAINT, "--json", *words)
+        assert code == json.loads(out)["exit_code"] == 2
 
 
 def test_a_conditional_model_has_no_effort(plain: Callable[..., tuple[int, str]]) -> None:

@@ -328,5 +328,8 @@ def test_a_warm_start_is_a_draw_of_the_noisy_picture_given_y_and_a_cold_one_know
     warm = make("mmps", warm=True).start(problem, sigma, noise)
     torch.testing.assert_close(warm.mean(0), mean + gain * (0.9 - mean), atol=0.02, rtol=0)
     torch.testing.assert_close(warm.var(0), (1 - gain) * variance + sigma**2, atol=0.01, rtol=0)
+    around = type("Sees", (), {"card": prior.card, "centre": torch.full_like(y, 0.7)})()
+    seeing = make("mmps", warm=True).start(Problem(around, problem.measurement), sigma, noise)
+    torch.testing.assert_close(seeing.mean(0), torch.full(SHAPE, 0.7).to(y), atol=0.02, rtol=0)
     cold = make("mmps").start(problem, sigma, noise)
     torch.testing.assert_close(cold.mean(0), torch.full(SHAPE, mean), atol=0.02, rtol=0)
