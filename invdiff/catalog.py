@@ -194,7 +194,7 @@ METHODS: dict[str, MethodInfo] = {
         exact="Gaussian priors, its system solved",
         source="Rozet et al. 2024, arXiv:2405.13712",
         summary="Guidance under the covariance σ²·∂D/∂x, by a few safeguarded conjugate-gradient steps.",
-        own=("iterations", "warm"),
+        own=("iterations", "warm", "plain_below"),
     ),
     "tmpd": MethodInfo(
         name="tmpd",

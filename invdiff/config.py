@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -46,9 +46,14 @@ def build(kind: type[T], data: Mapping[str, Any], where: str) -> T:
 
     _check_keys(kind, data, where, "")
     try:
-        return _adapter(kind).validate_python(dict(data))  # type: ignore[arg-type]  # a class is hashable
+        built: T = _adapter(kind).validate_python(dict(data))  # type: ignore[arg-type]  # a class is hashable
     except pydantic.ValidationError as error:
         first = error.errors()[0]
+    else:
+        for way, switch in _switches(data, built):
+            key = ".".join(way)
+            raise _problem(where, key, f"{key}: expected a number, got {str(switch).lower()}")
+        return built
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         raise _problem(where, key, f"{key} is missing")
@@ -57,6 +62,19 @@ def build(kind: type[T], data: Mapping[str, Any], where: str) -> T:
         raise _problem(where, said.partition(":")[0], said)
     reason = first["msg"].replace("Input should be", "expected").replace("an instance of", "keys of")
     raise _problem(where, key, f"{key}: {reason}, got {_brief(first['input'])}")
+
+
+def _switches(given: Any, built: Any, *way: str) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Where true or false was given and taken for 1 or 0."""
+    if isinstance(given, bool) and isinstance(built, int | float) and not isinstance(built, bool):
+        yield way, given
+    elif isinstance(given, Mapping) and not isinstance(built, str):
+        for key, value in given.items():
+            inside = built.get(key) if isinstance(built, Mapping) else getattr(built, str(key), None)
+            yield from _switches(value, inside, *way, str(key))
+    elif isinstance(given, list | tuple) and isinstance(built, list | tuple):
+        for place, (value, inside) in enumerate(zip(given, built, strict=False)):
+            yield from _switches(value, inside, *way, str(place))
 
 
 def _brief(value: Any) -> str:

@@ -51,9 +51,11 @@ def measure(
 
     import invdiff
     from invdiff import operators
+    from invdiff.allocator import keep_freed
     from invdiff.priors import Cropped, GaussianPrior, Prior
 
     torch.set_num_threads(threads)
+    keep_freed()  # as the command line does
     loaded: Prior
     if prior == "white":
         loaded = Cropped(GaussianPrior.white(0.5, 0.25), 512, 0)

@@ -2,8 +2,9 @@
 
     python experiments/speed/scaling.py [--sizes 64,128,256,512,1024] [--method mmps] [--steps 2] [--device cpu]
 
-Each size is a process of its own, so that its memory is its own; the exponent is that of a line through the logarithms
-of the seconds from 256² on. Workers: experiments/speed/harness.py; memory of large pictures: memory.py beside it.
+Each size is a process of its own, so that its memory is its own; the exponents are those of lines through the
+logarithms of the seconds, from the first size and from 256² on. Workers: experiments/speed/harness.py; memory of large
+pictures: memory.py beside it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 
 import invdiff
 from invdiff import operators
+from invdiff.allocator import keep_freed
 from invdiff.operators import patterns
 
 SIGMA_Y = 0.01
@@ -48,10 +50,14 @@ def main() -> int:
         outside, each = 1 - row["network"] / row["seconds"], row["seconds"] / given.steps
         cells = (f"{each:.3g}", f"{outside:.1%}", f"{row['share']:.0%}", f"{row['mib']:,.0f}")
         print(f"| {size}² | {' | '.join(cells)} |", flush=True)
-    pairs = [(size, row) for size, row in zip(sizes, rows, strict=True) if size >= 256]
-    large = [(math.log(size**2), math.log(row["seconds"])) for size, row in pairs]
-    if len(large) > 1:
-        print(f"seconds grow as pixels to the power {slope(large):.3f}, from {max(256, sizes[0])}² on")
+    for least in (sizes[0], 256):
+        points = [
+            (math.log(size**2), math.log(row["seconds"]))
+            for size, row in zip(sizes, rows, strict=True)
+            if size >= least
+        ]
+        if len(points) > 1:
+            print(f"seconds grow as pixels to the power {slope(points):.3f}, from {least}² on")
     base = apart(size=128, steps=4, samples=4, batch=1, **common)["seconds"]
     for what, changed in {
         "batch 4 in place of 1": {"steps": 4, "samples": 4, "batch": 4},
@@ -74,8 +80,9 @@ def apart(**settings: Any) -> dict[str, Any]:
 def measured(
     *, size: int, method: str, steps: int, samples: int, batch: int, device: str
 ) -> dict[str, float]:
-    """The better of two restorations, after one step that warms up."""
+    """The better of two restorations, after one step that warms up; above 1024² one, without."""
     warnings.simplefilter("ignore")
+    keep_freed()  # as the command line does
     place = torch.device(device)
     mask = operators.Mask((patterns.random((size, size), 0.8)).float().to(place))
     y = mask.A(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(place))
@@ -87,7 +94,8 @@ def measured(
             profile=profile,
         )  # fmt: skip
 
-    run(1, profile=False)
+    if size <= 1024:
+        run(1, profile=False)
     told = min((run(steps).profile for _ in range(2 if size <= 1024 else 1)), key=lambda one: one.seconds)
     return {"seconds": told.seconds, "network": told.network, "share": told.utilisation, "mib": told.peak_mib}
 

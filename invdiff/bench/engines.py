@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+from ..allocator import keep_freed
 from ..errors import InvdiffError, RequestError
 from .definition import Benchmark
 from .plan import Unit, units
@@ -309,6 +310,7 @@ def _work(pipe: Connection, benchmark: Benchmark, folder: Path, number: int) -> 
     )  # Ctrl-C reaches all of a terminal's processes; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()
+    keep_freed()
     try:
         from .work import Worker
 

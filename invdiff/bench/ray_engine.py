@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..allocator import keep_freed
 from ..errors import InvdiffError, RequestError
 from ..images import atomic
 from .definition import Benchmark
@@ -31,6 +32,8 @@ class Remote:
     def ready(self) -> None:
         """Makes the worker: an error in `__init__` would look as though the actor had been lost."""
         from .work import Worker
+
+        keep_freed()
 
         self._folder = tempfile.TemporaryDirectory(prefix="invdiff-bench-")
         device = self._benchmark.device.partition(":")[0]  # Ray shows an actor its own GPU alone, as cuda:0

@@ -170,9 +170,17 @@ def load_lpips(names: Iterable[str], *, device: str = "cpu") -> dict[str, Lpips]
     """The backbones these metrics need, each loaded once. RequestError with the remedy where weights are missing."""
     from ..evaluation.lpips import Lpips
 
+    found = find_lpips(names)
+    return {net: Lpips(net, weights=file, device=device) for net, file in found.items()}
+
+
+def find_lpips(names: Iterable[str]) -> dict[str, Path]:
+    """The files of the backbones these metrics need. RequestError with the remedy where one is missing."""
+    from ..evaluation.lpips import find_weights
+
     nets = dict.fromkeys(METRICS[name].lpips for name in _known(names))
     try:
-        return {net: Lpips(net, device=device) for net in nets if net}
+        return {net: find_weights(net) for net in nets if net}
     except RequestError as error:
         raise RequestError(f"{error}; or leave LPIPS out: --no-lpips") from None
 

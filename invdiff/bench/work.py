@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -216,8 +217,14 @@ class Worker:
         if method.peer is not None:
             alike = alike and all(one.sigma_y == several[0].sigma_y for one in several)
         if len(several) > 1 and alike:
-            with _noting({}, 0):
+            together: dict[int, str] = {}
+            with _noting(together, 0):
                 return dict(zip(cases, self._restored(unit, method, prior, several), strict=True))
+            warnings.warn(
+                f"{unit.method} on {unit.task}: {len(several)} pictures failed together ({together[0]}); "
+                "each is tried by itself",
+                stacklevel=2,
+            )
         found = {}
         for place, case in cases.items():
             with _noting(reasons, place):

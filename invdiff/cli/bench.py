@@ -116,6 +116,11 @@ def _bench(
             f"{where}: leaves nothing to run, by the benchmark's own skip; take an entry out of it"
         )
     if dry_run:
+        from ..bench.scores import find_lpips
+        from ..priors.network import resolve_device
+
+        find_lpips(benchmark.metrics)
+        resolve_device(benchmark.device)
         told = [part.seconds is not None for part in todo]
         if not all(told):
             from ..bench.forecast import forecast

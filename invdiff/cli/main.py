@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__
+from ..allocator import keep_freed
 from ..errors import InvdiffError
 from .adapt import adapt_command
 from .bench import bench_command
@@ -75,6 +76,7 @@ app.add_typer(priors_app, name="priors")
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 something failed on the way, 2 a wrong request, 130 Ctrl-C."""
     warnings.formatwarning = _one_line
+    keep_freed()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -32,6 +32,9 @@ class MMPS(Guided):
     warm: bool = False
     """Begin with a draw of x_σ given y, exact were the pixels independent, in place of one of x_σ that knows no y."""
 
+    plain_below: float = 0.0
+    """Below this σ no derivative is taken: σ² J is r² I there, as in ΠGDM and DiffPIR."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.iterations < 1:
@@ -46,6 +49,8 @@ class MMPS(Guided):
 
     def estimate(self, problem: Problem, x: Tensor, sigma: float) -> Tensor:
         measurement, operator = problem.measurement, problem.measurement.linear
+        if sigma < self.plain_below:
+            return measurement.prox(problem.prior(x, sigma), problem.variance(sigma))
         at = Linearised(problem, x, sigma)
         damping = measurement.variance / problem.variance(sigma)
         r = measurement.residual(at.denoised)

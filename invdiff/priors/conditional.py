@@ -157,13 +157,17 @@ class Joint:
 
     @property
     def card(self) -> Card:
-        card, condition = self.prior.card, self.prior.condition
-        channels = (card.channels or 3) + condition.channels(card.channels or 3)
-        return dataclasses.replace(card, channels=channels)
+        card = self.prior.card
+        return dataclasses.replace(card, channels=(card.channels or 3) + self.noiseless)
 
     @property
     def halo(self) -> int | None:
         return self.prior.halo
+
+    @property
+    def noiseless(self) -> int:
+        """Channels of what it is shown."""
+        return self.prior.condition.channels(self.prior.card.channels or 3)
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         channels = self.prior.card.channels or 3

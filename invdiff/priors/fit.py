@@ -13,12 +13,12 @@ from torch import Tensor
 from invdiff.errors import RequestError, unknown
 from invdiff.priors.base import Card, Prior, per_image
 from invdiff.priors.network import NetworkPrior
-from invdiff.priors.tiled import Cropped, Tiled, shifts
+from invdiff.priors.tiled import Cropped, Tiled, reach, shifts
 
 Colour = Literal["channels", "luma"]
-BEYOND = 2300 * 2**20
+BEYOND = 2900 * 2**20
 """Bytes that a restoration may take beyond its picture, where nobody says otherwise,"""
-STATE = 8
+STATE = 10
 """less so many pictures in float32, which a method holds: that much is for the network's activations and way back,"""
 LEAST = 640 * 2**20
 """or this if it is more."""
@@ -35,8 +35,8 @@ def fitted(
     colour="luma", where it knows one. Size: where the card names one, pictures that are smaller are padded to it by
     reflection and larger ones `Tiled`, overlapping by a quarter. A network for any size takes pictures whole as long as
     its activations and their way back fit into `memory` bytes (default: what BEYOND leaves); larger ones go through a
-    convolutional one in exact windows (`Cropped`), at worst of half a halo, and are `Tiled` for others. What is no
-    network is left.
+    convolutional one in windows that see all that has influence (`Cropped`, `reach`), and are `Tiled` for others. What
+    is no network is left.
 
     The result takes smaller pictures too. RequestError for channels that cannot be bridged.
     """
@@ -195,6 +195,7 @@ def _sized(prior: Prior, height: int, width: int, memory: int) -> Prior:
     if halo is None:
         side = max(side, 8 * multiple)
         return Tiled(prior, side, side // 4)
+    halo = reach(prior, halo, device=_device(prior))
     core, ahead = (max(n - 2 * halo, halo // 2, multiple) for n in (side, 2 * side))
     return Cropped(prior, core, halo, ahead)
 
@@ -208,7 +209,7 @@ def _device(prior: Prior) -> torch.device | None:
 
 
 def _bytes_per_pixel(prior: Prior) -> float:
-    """What the network keeps of each pixel for the way back, and two fifths more for what comes and goes.
+    """What the network keeps of each pixel for the way back, and three fifths more for what comes and goes.
 
     Without it, it takes about a quarter of that: `Cropped.ahead` has four times the pixels.
     """
@@ -227,4 +228,4 @@ def _bytes_per_pixel(prior: Prior) -> float:
             denoised = prior(x, 1.0)
         kept += [side**2, sum(storages.values())]
         del denoised
-    return max(1.4 * (kept[3] - kept[1]) / max(kept[2] - kept[0], 1), 64.0)
+    return max(1.6 * (kept[3] - kept[1]) / max(kept[2] - kept[0], 1), 64.0)

@@ -120,6 +120,11 @@ class ClassifierFree:
         halos = [getattr(prior, "halo", None) for prior in (self.conditional, self.unconditional)]
         return None if None in halos else max(halos)  # type: ignore[type-var]
 
+    @property
+    def noiseless(self) -> int:
+        """See `reach`."""
+        return getattr(self.conditional, "noiseless", 0)
+
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         scales = self._scales(per_image(sigma, x))
         for end, prior in ((1, self.conditional), (0, self.unconditional)):

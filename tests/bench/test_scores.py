@@ -169,10 +169,13 @@ def test_missing_weights_are_an_error_before_anything_runs_that_names_both_remed
 
 def test_a_backbone_is_loaded_once_for_all_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    monkeypatch.setattr("invdiff.evaluation.lpips.Lpips", lambda net, device: made.append(net) or net)
+    monkeypatch.setattr("invdiff.evaluation.lpips.find_weights", lambda net: f"{net}.npz")
+    monkeypatch.setattr(
+        "invdiff.evaluation.lpips.Lpips", lambda net, weights, device: made.append(weights) or net
+    )
     names = ["lpips_vgg", "psnr", "lpips_vgg_mean", "lpips_squeeze_best"]
     assert load_lpips(names) == {"vgg": "vgg", "squeeze": "squeeze"}
-    assert made == ["vgg", "squeeze"]
+    assert made == ["vgg.npz", "squeeze.npz"]
 
 
 # ------------------------------------------------------------------------------------------------- what was measured

@@ -96,6 +96,21 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(
     assert sorted(Path().rglob("*")) == before
 
 
+def test_a_dry_run_looks_for_weights_and_for_the_device(
+    definition: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the run would, before anything slow."""
+    monkeypatch.setenv("INVDIFF_LPIPS_WEIGHTS", "nowhere")
+    arguments = ["bench", str(definition), "--dry-run", "datasets.some.crop=null", "datasets.some.resize=64"]
+    assert cli.run([*arguments, "metrics=[psnr, lpips_alex]"]) == 2
+    assert "there is no nowhere (from INVDIFF_LPIPS_WEIGHTS); or leave LPIPS out" in capsys.readouterr().err
+    assert cli.run([*arguments, "metrics=[psnr, lpips_alex]", "--no-lpips"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cli.run([*arguments, "device=cuda"]) == 2
+    assert "cuda" in capsys.readouterr().err
+
+
 def test_a_dry_run_tells_the_time_left_from_what_ran_so_far(
     definition: Path, asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

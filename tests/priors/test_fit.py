@@ -167,7 +167,7 @@ def test_a_convolutional_network_goes_in_exact_windows_where_memory_does_not_hol
     assert more.ahead > more.core
     x = pictures(1, *shape)
     torch.testing.assert_close(more(x, 0.3), prior(x, 0.3), rtol=1e-5, atol=1e-6)
-    assert fit(more)[0].startswith("exact windows of ")
+    assert fit(more)[0].startswith("windows of ")
 
 
 def test_a_network_that_sees_the_whole_picture_is_blended_instead(
@@ -206,6 +206,9 @@ def test_a_bridge_refuses_pictures_of_other_channels(pictures: Make) -> None:
 def test_a_guided_prior_goes_in_the_windows_of_its_network(pictures: Make) -> None:
     """And its network's device is found behind the guidance, where the memory it takes is tried."""
     network = UNet(3, widths=(8, 8), blocks=(1, 1), classes=2, embedding=8)
+    draws = torch.Generator().manual_seed(0)
+    for values in network.parameters():
+        values.data = 0.1 * torch.randn(values.shape, generator=draws)
     labelled = NetworkPrior(network, EDM(), Card(name="labelled", channels=3, classes=2))
     guided = with_label(labelled, 1, 2.0)
     assert _device(guided) == torch.device("cpu")
@@ -214,6 +217,6 @@ def test_a_guided_prior_goes_in_the_windows_of_its_network(pictures: Make) -> No
     assert _device(with_label(elsewhere, 1, 2.0)) == torch.device("meta")
     cut = fitted(guided, (3, 260, 300), memory=1)
     assert isinstance(cut, Cropped)
-    assert cut.halo == labelled.halo
+    assert 0 < cut.halo <= (labelled.halo or 0)
     x = pictures(1, 3, 260, 300)
     torch.testing.assert_close(cut(x, 0.3), guided(x, 0.3), rtol=1e-5, atol=1e-6)

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import skimage.data
 import torch
 from torch import Tensor
 
@@ -18,9 +19,19 @@ from invdiff.errors import InvdiffError
 from invdiff.likelihood import Measurement
 from invdiff.methods.base import Linearised, Problem
 from invdiff.operators import Identity
-from invdiff.priors import EDM, Card, Cropped, FunctionPrior, GaussianPrior, NetworkPrior, Prior, Tiled
+from invdiff.priors import (
+    EDM,
+    Card,
+    Cropped,
+    FunctionPrior,
+    GaussianPrior,
+    NetworkPrior,
+    Prior,
+    Tiled,
+    load_prior,
+)
 from invdiff.priors.nets.unet import UNet
-from invdiff.priors.tiled import shifts
+from invdiff.priors.tiled import reach, shifts
 
 Make = Callable[..., Tensor]
 SIZES = [(96, 130), (130, 53), (7, 200)]
@@ -79,6 +90,54 @@ def test_cropped_windows_give_the_whole_pictures_d(
     x, sigma = pictures(2, 2, *size), torch.tensor([0.1, 3.0])
     cropped = Cropped(convolutional, 24, convolutional.halo or 0, batch=batch)
     torch.testing.assert_close(cropped(x, sigma), convolutional(x, sigma), rtol=1e-5, atol=1e-6)
+
+
+def felt(weight: float, rows: int = 0, columns: int = 0) -> Prior:
+    """D = x, and so much of the pixel that is so far down and to the right."""
+    card = Card(name="far", channels=1, sigma_max=3.0, multiple=4)
+    return FunctionPrior(lambda x, sigma: x + weight * torch.roll(x, (rows, columns), (-2, -1)), card)
+
+
+@pytest.mark.parametrize("where", [{"columns": 21}, {"columns": -21}, {"rows": 21}, {"rows": -21}])
+def test_what_is_worth_seeing_is_what_changes_d(where: dict[str, int]) -> None:
+    """Another picture under other noise there changes D by weight·√(2(σ² + .3²)): at σ 3 by 4.26 of the weight."""
+    assert reach(felt(2.4e-7, **where), 40) == 24
+    assert reach(felt(2.3e-7, **where), 40) == 0
+    assert reach(felt(0.1, **where), 20) == 20
+    assert reach(felt(0.024, **where), 40, influence=0.1) == 24
+    assert reach(felt(0.023, **where), 40, influence=0.1) == 0
+
+
+def test_what_has_no_noise_changes_d_by_its_own_spread() -> None:
+    """√2·√(.3² + .3²) = .6 of the weight and not 4.26; half of the square in the mean over both channels."""
+
+    class Seeing:
+        card = Card(name="seeing", channels=2, sigma_max=3.0, multiple=4)
+
+        def __init__(self, weight: float, noiseless: int) -> None:
+            self.weight, self.noiseless = weight, noiseless
+
+        def __call__(self, x: Tensor, sigma: Any) -> Tensor:
+            d, shown = x[:, :1], x[:, 1:]
+            return torch.cat([d + self.weight * torch.roll(shown, 21, -1), shown], dim=1)
+
+    assert [reach(Seeing(weight, 0), 40) for weight in (3e-7, 4e-7, 3e-6)] == [0, 24, 24]
+    assert [reach(Seeing(weight, 1), 40) for weight in (3e-7, 2e-6, 3e-6)] == [0, 0, 24]
+
+
+def test_the_built_in_prior_in_such_windows_is_as_good_as_whole() -> None:
+    """And in narrower ones it is not: what the docstrings say, on a photograph."""
+    prior = load_prior("natural", precision="float32")
+    assert prior.halo is not None
+    enough = reach(prior, prior.halo)
+    assert enough <= prior.halo // 2
+    astronaut = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None, :, 100:196, :320] / 255
+    draws = torch.Generator().manual_seed(0)
+    for sigma in (0.1, 1.0, 10.0):
+        x = astronaut + sigma * torch.randn(astronaut.shape, generator=draws)
+        whole = prior(x, sigma)
+        assert float((Cropped(prior, 96, enough)(x, sigma) - whole).abs().max()) < 3e-5
+        assert float((Cropped(prior, 96, enough // 3)(x, sigma) - whole).abs().max()) > 1e-4
 
 
 def test_half_the_halo_is_not_enough(convolutional: NetworkPrior, pictures: Make) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invdiff.errors import RequestError
+from invdiff.priors.nets.blocks import Conv2d
 
 
 class Resample(nn.Module):
@@ -23,9 +24,9 @@ class Resample(nn.Module):
         super().__init__()
         self.way = way
         if channels and way == "down":
-            self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+            self.op = Conv2d(channels, channels, 3, stride=2, padding=1)
         elif channels:
-            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+            self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.way == "down":
@@ -49,13 +50,13 @@ class ResBlock(nn.Module):
         self.scale_shift = scale_shift
         self.resample = Resample(way) if way else nn.Identity()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1)
+            nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, out, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * out if scale_shift else out))
         self.out_layers = nn.Sequential(  # the identity stands where training had its dropout
-            nn.GroupNorm(32, out), nn.SiLU(), nn.Identity(), nn.Conv2d(out, out, 3, padding=1)
+            nn.GroupNorm(32, out), nn.SiLU(), nn.Identity(), Conv2d(out, out, 3, padding=1)
         )
-        self.skip_connection = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+        self.skip_connection = nn.Identity() if channels == out else Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         norm, act, conv = self.in_layers
@@ -155,7 +156,7 @@ class ADM(nn.Module):
             # at first no label tells anything; the usual random table takes seconds on the meta device
             self.label_emb = nn.Embedding.from_pretrained(torch.zeros(classes, embedding), freeze=False)
         at = widths[0]
-        down: list[list[nn.Module]] = [[nn.Conv2d(channels, at, 3, padding=1)]]
+        down: list[list[nn.Module]] = [[Conv2d(channels, at, 3, padding=1)]]
         skips = [at]
         for level, out in enumerate(widths):
             for _ in range(blocks):
@@ -178,7 +179,7 @@ class ADM(nn.Module):
                     layers.append(resample(at, "up"))
                 up.append(layers)
         self.output_blocks = _lists(up)
-        self.out = nn.Sequential(nn.GroupNorm(32, at), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1))
+        self.out = nn.Sequential(nn.GroupNorm(32, at), nn.SiLU(), Conv2d(widths[0], outputs, 3, padding=1))
 
     @staticmethod
     def weights_at_least(width: int, mults: Sequence[float], blocks: int, **_: Any) -> int:

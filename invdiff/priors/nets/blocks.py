@@ -4,14 +4,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 HEAD_WIDTH = 32
 """Channels of an attention head in a `Block`, or more where the width is no multiple."""
+
+
+class Conv2d(nn.Conv2d):
+    """torch's; frozen, it keeps no input for the backward pass, which asks for the weights alone.
+
+    torch's keeps it all the same: half of what a network's `Block`s keep of each pixel.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        frozen = not self.weight.requires_grad and (self.bias is None or not self.bias.requires_grad)
+        plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        if not (frozen and plain and x.requires_grad and torch.is_grad_enabled()):
+            return super().forward(x)
+        how = self.stride, self.padding, self.dilation, self.groups
+        return cast(Tensor, _Frozen.apply(x, self.weight, self.bias, how))
+
+
+class _Frozen(torch.autograd.Function):
+    """F.conv2d(x, weight, bias, *how) as a function of x."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...]) -> Tensor:
+        return F.conv2d(x, weight, bias, *how)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, ctx.how = inputs
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        ctx.save_for_backward(weight)
+        ctx.save_for_forward(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
+        slope, (weight,) = slopes[0], ctx.saved_tensors
+        gradient = conv2d_input(ctx.shape, weight.to(slope.dtype), slope, *ctx.how)
+        return gradient.to(ctx.dtype), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return F.conv2d(tangent, ctx.saved_tensors[0], None, *ctx.how)
 
 
 class NoiseEmbedding(nn.Module):
@@ -105,8 +148,8 @@ class Block(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.modulation = nn.Linear(embedding, 2 * channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
         zero(self.modulation)
         zero(self.conv2)
         self.attention = PixelAttention(channels, fused=fused) if attention else None

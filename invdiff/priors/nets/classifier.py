@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.priors.nets.blocks import NoiseEmbedding, check_levels, descend, stages, zero
+from invdiff.priors.nets.blocks import Conv2d, NoiseEmbedding, check_levels, descend, stages, zero
 
 
 class Classifier(nn.Module):
@@ -48,9 +48,9 @@ class Classifier(nn.Module):
             "dropout": dropout,
         }
         self.embedding = NoiseEmbedding(embedding)
-        self.stem = nn.Conv2d(channels * fold**2, widths[0], 3, padding=1)
+        self.stem = Conv2d(channels * fold**2, widths[0], 3, padding=1)
         self.down = stages(widths, blocks, embedding, dropout, attention, fused=False)
-        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.shrink = nn.ModuleList(Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.head = nn.Linear(widths[-1], classes)
         zero(self.head)
 

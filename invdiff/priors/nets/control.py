@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.priors.nets.blocks import zero
+from invdiff.priors.nets.blocks import Conv2d, zero
 from invdiff.priors.nets.unet import UNet
 
 
@@ -55,8 +55,8 @@ class ControlNet(nn.Module):
         self.classes, self.variance, self.condition = classes, variance, condition
         self.config: dict[str, Any] = {**self.base.config, "condition": condition}
         widths = self.base.config["widths"]
-        self.hint = nn.Conv2d(condition * fold**2, widths[0], 3, padding=1)
-        self.join = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths)
+        self.hint = Conv2d(condition * fold**2, widths[0], 3, padding=1)
+        self.join = nn.ModuleList(Conv2d(width, width, 1) for width in widths)
         for layer in (self.hint, *self.join):
             zero(layer)
         self.base.requires_grad_(False)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invdiff.priors.nets.blocks import Conv2d
+
 Way = Literal["up", "down"]
 PyramidIn = Literal["none", "input_skip", "residual"]
 PyramidOut = Literal["none", "output_skip"]
@@ -79,14 +81,14 @@ class ResBlock(nn.Module):
         super().__init__()
         self.rescale, self.fir, self.way = rescale, fir, way
         self.GroupNorm_0 = _norm(channels)
-        self.Conv_0 = nn.Conv2d(channels, out, 3, padding=1)
+        self.Conv_0 = Conv2d(channels, out, 3, padding=1)
         self.Dense_0 = nn.Linear(embedding, out)
         self.GroupNorm_1 = _norm(out)
-        self.Conv_1 = nn.Conv2d(out, out, 3, padding=1)
+        self.Conv_1 = Conv2d(out, out, 3, padding=1)
         self.skip: str | None = None
         if channels != out or way:
             self.skip = "NIN_0" if ddpm else "Conv_2"
-            self.add_module(self.skip, PerPixel(channels, out) if ddpm else nn.Conv2d(channels, out, 1))
+            self.add_module(self.skip, PerPixel(channels, out) if ddpm else Conv2d(channels, out, 1))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = F.silu(self.GroupNorm_0(x))
@@ -116,9 +118,9 @@ class ConvResample(nn.Module):
         super().__init__()
         self.way = way
         self.Conv_0 = (
-            nn.Conv2d(channels, channels, 3, padding=1)
+            Conv2d(channels, channels, 3, padding=1)
             if way == "up"
-            else nn.Conv2d(channels, channels, 3, stride=2)
+            else Conv2d(channels, channels, 3, stride=2)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,7 +134,7 @@ class Smaller(nn.Module):
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.Conv2d_0 = nn.Conv2d(channels, out, 3, stride=2)
+        self.Conv2d_0 = Conv2d(channels, out, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.Conv2d_0(_filtered(x, 2))
@@ -143,7 +145,7 @@ class Combine(nn.Module):
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.Conv = nn.Conv2d(channels, out, 1)
+        self.Conv = Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return y + self.Conv(x)
@@ -214,7 +216,7 @@ class NCSNpp(nn.Module):
 
         layers: list[nn.Module] = [Fourier(width)] if fourier else []
         layers += [nn.Linear(2 * width if fourier else width, embedding), nn.Linear(embedding, embedding)]
-        layers.append(nn.Conv2d(channels, width, 3, padding=1))
+        layers.append(Conv2d(channels, width, 3, padding=1))
         at, picture, skips = width, channels, [width]
         for level, out in enumerate(widths):
             for _ in range(blocks):
@@ -238,10 +240,10 @@ class NCSNpp(nn.Module):
             layers += [Attention(at, rescale)] if attention[level] else []
             if pyramid_out == "output_skip":
                 layers += [Resample("up", fir)] if level < top else []
-                layers += [_norm(at), nn.Conv2d(at, channels, 3, padding=1)]
+                layers += [_norm(at), Conv2d(at, channels, 3, padding=1)]
             layers += [step("up", at)] if level else []
         if pyramid_out == "none":
-            layers += [_norm(at), nn.Conv2d(at, channels, 3, padding=1)]
+            layers += [_norm(at), Conv2d(at, channels, 3, padding=1)]
         self.all_modules = nn.ModuleList(layers)
 
     @staticmethod

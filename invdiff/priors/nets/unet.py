@@ -14,7 +14,15 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.priors.nets.blocks import NoiseEmbedding, check_condition, check_levels, descend, stages, zero
+from invdiff.priors.nets.blocks import (
+    Conv2d,
+    NoiseEmbedding,
+    check_condition,
+    check_levels,
+    descend,
+    stages,
+    zero,
+)
 
 
 class UNet(nn.Module):
@@ -71,12 +79,12 @@ class UNet(nn.Module):
         }
         self.embedding = NoiseEmbedding(embedding, classes=classes)
         folded = channels * fold**2
-        self.stem = nn.Conv2d(folded + condition * fold**2, widths[0], 3, padding=1)
+        self.stem = Conv2d(folded + condition * fold**2, widths[0], 3, padding=1)
         self.down = stages(widths, blocks, embedding, dropout, attention)
         self.up = stages(widths, blocks, embedding, dropout, attention)
-        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
-        self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
-        self.head = nn.Conv2d(widths[0], (2 if variance else 1) * folded, 3, padding=1)
+        self.shrink = nn.ModuleList(Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.grow = nn.ModuleList(Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
+        self.head = Conv2d(widths[0], (2 if variance else 1) * folded, 3, padding=1)
         zero(self.head)
 
     @staticmethod
