@@ -7,6 +7,12 @@ import sys
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
+MAPPED = 65536
+"""So many blocks are the system's own by default."""
+LARGEST = 2048 * 2048
+"""Pixels of the largest picture that it is good for: the blocks of larger ones leave gaps of hundreds of MiB."""
+
+_keeps = False
 
 
 def keep_freed() -> bool:
@@ -16,10 +22,21 @@ def keep_freed() -> bool:
     the system, which hands it out again page by page, zeroed: a seventh of the time at 1024². For processes of our own,
     whose memory is nobody else's business; glibc alone.
     """
+    global _keeps
+    _keeps = _set(MMAP_MAX, 0) and _set(TRIM_THRESHOLD, 2**31 - 1)
+    return _keeps
+
+
+def suit(pixels: int) -> None:
+    """Where `keep_freed` was asked for: whether to, for pictures of so many pixels."""
+    if _keeps:
+        _set(MMAP_MAX, 0 if pixels <= LARGEST else MAPPED)
+
+
+def _set(parameter: int, value: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return bool(ctypes.CDLL(None).mallopt(parameter, value))
     except (OSError, AttributeError):  # another C library
         return False
-    return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, 2**31 - 1))

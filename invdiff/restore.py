@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from invdiff import catalog, config
+from invdiff import allocator, catalog, config
 from invdiff.effort import DEFAULT, Point, front, parse
 from invdiff.errors import RequestError, unknown
 from invdiff.likelihood import Measurement, gaussian
@@ -164,6 +164,7 @@ def restore(
     images = [checksum(image) for image in given.y]
     same = known is given
     given = _moved(given, place)
+    allocator.suit(op.in_shape[-2] * op.in_shape[-1])
     if isinstance(loaded, ConditionalPrior):
         loaded = loaded.seeing(given.y, given.operator, spread, guidance=guidance)
     else:

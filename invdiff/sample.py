@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invdiff import catalog, config, methods
+from invdiff import allocator, catalog, config, methods
 from invdiff.errors import RequestError
 from invdiff.likelihood import Measurement
 from invdiff.methods import Problem, Unconditional
@@ -104,6 +104,7 @@ def sample(
     place = resolve_device(device)
     loaded = with_label(load_prior(prior, device=place, precision=precision), label, guidance)
     check_prior(loaded.card, shape[0], method)
+    allocator.suit(shape[-2] * shape[-1])
     loaded = fitted(loaded, shape)
     began = time.perf_counter()
     counter = Counter(loaded)

@@ -44,7 +44,7 @@ KINDS: dict[str, type[Operator] | tuple[type[Operator], ...]] = {
 }
 
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
-    "mmps": {"blur": {"iterations": 3}},
+    "mmps": {"blur": {"iterations": 3, "plain_below": 0.05}, "downsample": {"plain_below": 0.02}},
     "pigdm": {
         "mask": {"sigma_max": 3.0, "tau": 1.26},
         "blur": {"tau": 0.579},

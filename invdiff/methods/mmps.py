@@ -31,14 +31,15 @@ class MMPS(Guided):
     """Conjugate-gradient iterations."""
     warm: bool = False
     """Begin with a draw of x_σ given y, exact were the pixels independent, in place of one of x_σ that knows no y."""
-
     plain_below: float = 0.0
-    """Below this σ no derivative is taken: σ² J is r² I there, as in ΠGDM and DiffPIR."""
+    """Below this σ no derivative is taken: x̂₀ is the mean of N(D, r² I) given y there, as in DiffPIR."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.iterations < 1:
             raise ValueError(f"iterations: expected at least 1, got {self.iterations}")
+        if not self.plain_below >= 0:
+            raise ValueError(f"plain_below: expected a σ of at least 0, got {self.plain_below}")
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
         if not self.warm or problem.centre is not None:

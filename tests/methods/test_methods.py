@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import invdiff
 from invdiff import catalog, operators
@@ -27,6 +28,7 @@ from invdiff.methods import (
 )
 from invdiff.methods.streams import Streams
 from invdiff.operators import Operator
+from invdiff.priors import FunctionPrior
 from invdiff.priors.analytic import GaussianPrior
 from invdiff.priors.exact import ExactConditional
 
@@ -313,6 +315,30 @@ def test_denoising_from_less_noise_than_the_last_level_is_one_step() -> None:
         y, op, GaussianPrior.white(), method=make("ancestral", integrator="dpmpp_2m"), sigma_y=0.004
     )
     assert result.config["walk"] == 1
+
+
+@pytest.mark.parametrize("sigma", [0.04, 0.05])
+def test_below_plain_below_no_derivative_is_taken(sigma: float) -> None:
+    """x̂₀ = D + r² Aᵀ(σ_y² + r² A Aᵀ)⁻¹(y − A D), by an evaluation that keeps nothing; above it J is asked for."""
+    exact = GaussianPrior.white(SHAPE)
+    asked: list[bool] = []
+
+    def denoise(x: Tensor, level: Any) -> Tensor:
+        asked.append(x.requires_grad)
+        return exact(x, level)
+
+    op = operator_for("mmps")
+    x, y = (
+        torch.rand(1, *shape, generator=torch.Generator().manual_seed(2)) for shape in (SHAPE, op.out_shape)
+    )
+    problem = Problem(FunctionPrior(denoise, exact.card), Measurement(y, op, 0.1))
+    found = make("mmps", plain_below=0.05).estimate(problem, x, sigma)
+    assert asked == [sigma == 0.05]
+    d, r2 = exact(x, sigma), 1 / (1 / sigma**2 + 1 / exact.card.data_std**2)
+    plain = d + r2 / (r2 + 0.01) * op.A_adjoint(y - op.A(d))  # of a mask
+    torch.testing.assert_close(found, plain)  # under a white prior with J too
+    with pytest.raises(ValueError, match="plain_below: expected a σ of at least 0, got -1"):
+        make("mmps", plain_below=-1.0)
 
 
 def test_a_warm_start_is_a_draw_of_the_noisy_picture_given_y_and_a_cold_one_knows_nothing_of_it() -> None:
