@@ -20,7 +20,7 @@ from invdiff.effort import DEFAULT, Point, front, parse
 from invdiff.errors import RequestError, unknown
 from invdiff.likelihood import Measurement, gaussian
 from invdiff.methods import METHODS, MMPS, SR3, Method, Problem, coarse, sample
-from invdiff.methods.defaults import AUTO, HOLES, abilities, defaults
+from invdiff.methods.defaults import AUTO, abilities, defaults, holes
 from invdiff.methods.streams import Streams, checksum
 from invdiff.operators import (
     ColouredNoise,
@@ -433,8 +433,8 @@ def choose_method(
             options.setdefault("steps", 1 if samples == 1 else 20)
         elif isinstance(op, LinearOperator):
             name, reason = AUTO, "the best on every linear task we measured"
-            if isinstance(op, Mask) and options.get("steps", MMPS.steps) > HOLES["jump"]:
-                options = {**HOLES, **options}
+            if isinstance(op, Mask):
+                options = {**holes(options.get("steps", MMPS.steps)), **options}
         elif isinstance(op, ProximalOperator):
             name, reason = "diffpir", "not linear, but with a proximal map"
         else:

@@ -32,7 +32,7 @@ def restored(**given: Any) -> invdiff.Result:
 
 def test_each_name_is_a_point_of_the_front_and_default_is_what_auto_takes_anyway() -> None:
     fast, default, best = (restored(effort=name) for name in effort.NAMES)
-    assert [one.evaluations for one in (fast, default, best)] == [13, 35, 95]  # with the travel of masks
+    assert [one.evaluations for one in (fast, default, best)] == [13, 35, 140]  # with the travel of masks
     assert torch.equal(default.samples, restored().samples)
     assert fast.config["warm"]
     assert fast.config["sigma_max"] == 3.0
@@ -52,7 +52,15 @@ def test_a_method_that_is_not_linears_takes_shares_of_its_own_steps() -> None:
 
 @pytest.mark.parametrize(
     ("budget", "steps", "walk"),
-    [(1.6, 5, 5), (2.7, 8, 13), (6.9, 12, 22), (7.1, 20, 35), (18.9, 20, 35), (19.1, 50, 95), (99.0, 50, 95)],
+    [
+        (1.6, 5, 5),
+        (2.7, 8, 13),
+        (6.9, 12, 22),
+        (7.1, 20, 35),
+        (27.9, 20, 35),
+        (28.1, 50, 140),
+        (99.0, 50, 140),
+    ],
 )
 def test_a_budget_takes_the_best_point_that_fits(
     budget: float, steps: int, walk: int, monkeypatch: pytest.MonkeyPatch
@@ -151,7 +159,7 @@ def test_what_the_timing_took_is_of_the_budget(monkeypatch: pytest.MonkeyPatch) 
     with pytest.warns(UserWarning, match=r"0\.1 s are too few here, the fastest takes about 0\.3 s"):
         assert restored(effort=0.1).config["steps"] == 5
     two = mask().A(torch.full((2, *SHAPE), 0.5))  # it is half as much for each
-    assert "50 steps, about 0.2 of 0.27 s" in invdiff.restore(two, mask(), PRIOR, effort=0.27).reason
+    assert "50 steps, about 0.3 of 0.35 s" in invdiff.restore(two, mask(), PRIOR, effort=0.35).reason
 
 
 def test_what_is_wrong_is_said_as_without_an_effort() -> None:

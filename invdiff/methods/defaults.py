@@ -30,8 +30,12 @@ from invdiff.operators import (
 AUTO = "mmps"
 """The method for every linear operator; denoising is `ancestral`; not linear: `diffpir` if it has a prox, or `dps`."""
 
-HOLES = {"jump": 5, "repeats": 2}
-"""What auto adds for masks: travel, which makes what is filled in agree with what is there."""
+
+def holes(steps: int) -> dict[str, int]:
+    """What auto adds for masks: travel, which makes what is filled in agree with what is there; more of it where there
+    is time. Fewer steps than a stretch leave no room for it."""
+    return {"jump": 5, "repeats": 2 if steps < 50 else 3} if steps > 5 else {}
+
 
 KINDS: dict[str, type[Operator] | tuple[type[Operator], ...]] = {
     "identity": Identity,
