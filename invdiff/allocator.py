@@ -9,8 +9,8 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
 MAPPED = 65536
 """So many blocks are the system's own by default."""
-LARGEST = 2048 * 2048
-"""Pixels of the largest picture that it is good for: the blocks of larger ones leave gaps of hundreds of MiB."""
+WHOLE, LARGEST = 1_500_000, 2048 * 2048
+"""Pixels of the largest pictures that it is good for, whole and in windows: larger blocks leave gaps of over a GiB."""
 
 _keeps = False
 
@@ -27,10 +27,10 @@ def keep_freed() -> bool:
     return _keeps
 
 
-def suit(pixels: int) -> None:
-    """Where `keep_freed` was asked for: whether to, for pictures of so many pixels."""
+def suit(pixels: int, *, whole: bool) -> None:
+    """Where `keep_freed` was asked for: whether to, for pictures of so many pixels that go through a network so."""
     if _keeps:
-        _set(MMAP_MAX, 0 if pixels <= LARGEST else MAPPED)
+        _set(MMAP_MAX, 0 if pixels <= (WHOLE if whole else LARGEST) else MAPPED)
 
 
 def _set(parameter: int, value: int) -> bool:

@@ -37,7 +37,7 @@ from invdiff.operators import (
 from invdiff.priors import Prior, fitted, load_prior
 from invdiff.priors.cascade import cascade_of
 from invdiff.priors.conditional import ConditionalPrior, check_task, condition_of, task_of
-from invdiff.priors.fit import fit
+from invdiff.priors.fit import fit, whole
 from invdiff.priors.guidance import check_label_of, with_label
 from invdiff.priors.network import resolve_device
 from invdiff.profiling import Clock, Peak, Profile, evaluation_seconds, watched
@@ -164,11 +164,12 @@ def restore(
     images = [checksum(image) for image in given.y]
     same = known is given
     given = _moved(given, place)
-    allocator.suit(op.in_shape[-2] * op.in_shape[-1])
     if isinstance(loaded, ConditionalPrior):
         loaded = loaded.seeing(given.y, given.operator, spread, guidance=guidance)
     else:
         loaded = fitted(loaded, op.in_shape)
+    network = getattr(loaded, "prior", loaded) if conditional else loaded
+    allocator.suit(op.in_shape[-2] * op.in_shape[-1], whole=whole(network))
     known = given if same else _moved(known, place)
     y, op = known.y, known.operator
     refined = method == catalog.AUTO and not conditional
@@ -203,7 +204,7 @@ def restore(
             "sizes": sizes,
             "walk": work.steps,
             "walk_from": work.walks[0][0],
-            "fit": fit(getattr(loaded, "prior", loaded) if conditional else loaded),
+            "fit": fit(network),
             "label": label,
             "guidance": guidance,
         },

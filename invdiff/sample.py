@@ -21,7 +21,7 @@ from invdiff.operators import Operator
 from invdiff.priors import Card, Prior, fitted, load_prior
 from invdiff.priors.cascade import cascade_of
 from invdiff.priors.conditional import condition_of
-from invdiff.priors.fit import fit
+from invdiff.priors.fit import fit, whole
 from invdiff.priors.guidance import check_label_of, with_label
 from invdiff.priors.network import resolve_device
 from invdiff.running import Counter, Progress, check_finite, in_batches
@@ -104,8 +104,8 @@ def sample(
     place = resolve_device(device)
     loaded = with_label(load_prior(prior, device=place, precision=precision), label, guidance)
     check_prior(loaded.card, shape[0], method)
-    allocator.suit(shape[-2] * shape[-1])
     loaded = fitted(loaded, shape)
+    allocator.suit(shape[-2] * shape[-1], whole=whole(loaded))
     began = time.perf_counter()
     counter = Counter(loaded)
     nothing = _Nothing((shape[0], shape[1], shape[2]))

@@ -16,7 +16,9 @@ from invdiff import allocator
 how = sys.argv[1]
 if how != "never asked for":
     assert allocator.keep_freed()
-allocator.suit(4096 * 4096 if how == "of a large picture" else 512 * 512)
+large, windows = "large" in how, "windows" in how
+side = 1024 + 512 * (large or windows) + 2560 * (large and windows)
+allocator.suit(side**2, whole=not windows)
 import ctypes
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -34,7 +36,14 @@ print(faults[-1])
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 @pytest.mark.parametrize(
-    ("how", "again"), [("kept", False), ("of a large picture", True), ("never asked for", True)]
+    ("how", "again"),
+    [
+        ("kept", False),
+        ("of a large picture", True),
+        ("in windows", False),
+        ("of a very large picture in windows", True),
+        ("never asked for", True),
+    ],
 )
 def test_a_block_asked_for_again_needs_no_new_pages(how: str, again: bool) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
@@ -54,4 +63,4 @@ def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", Other)
     assert not allocator.keep_freed()
-    allocator.suit(1)
+    allocator.suit(1, whole=True)

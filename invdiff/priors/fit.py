@@ -70,6 +70,11 @@ def fit(prior: Prior) -> list[str]:
     return [one.describe() for one in _layers(prior)]
 
 
+def whole(prior: Prior) -> bool:
+    """Whether pictures go through it in one piece, and not in windows."""
+    return not any(isinstance(one, Tiled | Cropped) for one in _layers(prior))
+
+
 def _layers(prior: Prior) -> Iterator[Repeated | PerChannel | Luma | Tiled | Cropped]:
     while isinstance(prior, Repeated | PerChannel | Luma | Tiled | Cropped):
         yield prior
