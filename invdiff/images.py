@@ -130,7 +130,13 @@ def list_images(folder: Path) -> list[Path]:
         raise RequestError(f"{folder}: the folder cannot be read ({error.strerror})") from None
     found = sorted(p for p in files if p.suffix.lower() in SUFFIXES)
     if not found:
-        raise RequestError(f"{folder}: no pictures in this folder; expected files such as *.png or *.jpg")
+        arrays = any(
+            p.suffix.lower() == ".npy" for p in files
+        )  # kernels, masks and measurements are such files too
+        remedy = "; name a .npy file itself" if arrays else ""
+        raise RequestError(
+            f"{folder}: no pictures in this folder; expected files such as *.png or *.jpg{remedy}"
+        )
     return found
 
 

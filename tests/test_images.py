@@ -221,6 +221,9 @@ def test_a_folder_lists_its_pictures_by_name_and_an_empty_one_is_an_error(tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match="no pictures in this folder"):
         images.list_images(tmp_path / "empty")
+    (tmp_path / "empty" / "y.npy").touch()
+    with pytest.raises(RequestError, match=r"\*\.jpg; name a \.npy file itself"):
+        images.list_images(tmp_path / "empty")
 
 
 def test_white_is_to_fill_in_unless_asked_otherwise(tmp_path: Path) -> None:

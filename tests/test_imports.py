@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Folders and modules of the first level, lowest first; one may import its own layer and those below.
 LAYERS = (
     {"operators"},
-    {"errors", "catalog", "images", "config", "cascade_files", "known", "effort"},
+    {"errors", "catalog", "images", "config", "cascade_files", "known", "effort", "allocator"},
     {"priors"},
     {"likelihood"},
     {"methods"},

@@ -302,11 +302,15 @@ def test_an_actor_takes_the_one_gpu_it_is_shown_whatever_its_number(
     from invdiff.bench.ray_engine import Remote
 
     made: list[str] = []
+    kept: list[bool] = []
     monkeypatch.setattr("invdiff.bench.work.Worker", lambda *given, device: made.append(device))
+    monkeypatch.setattr(
+        "invdiff.bench.ray_engine.keep_freed", lambda: kept.append(True)
+    )  # not in this process
     remote = Remote(dataclasses.replace(benchmark_of(), device="cuda:1"))
     remote.ready()
     remote._folder.cleanup()
-    assert made == ["cuda"]
+    assert (made, kept) == (["cuda"], [True])
 
 
 def test_of_several_gpus_each_worker_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def bad_settings() -> list[tuple[str, dict[str, Any], str]]:
         "sr3": {"zeta": [-0.1, math.inf, math.nan]},
         "pigdm": {"tau": [0.0, -1.0, math.inf, math.nan]},
         "smc": {"particles": [0, -1], "tau": [0.0, -1.0, math.inf]},
-        "mmps": {"iterations": [0, -1]},
+        "mmps": {"iterations": [0, -1], "plain_below": [-0.1, math.nan]},
         "ddrm": {"eta": [-0.1, 1.1, math.nan], "eta_b": [-0.1, 1.1, math.nan]},
         "ddnm": {"eta": [-0.1, 1.1, math.nan]},
         "diffpir": {"weight": [0.0, -1.0, math.nan], "zeta": [-0.1, 1.1, math.nan]},
