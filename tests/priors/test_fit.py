@@ -21,6 +21,7 @@ from invdiff.priors import (
     Prior,
     Tiled,
     fitted,
+    load_prior,
     with_label,
 )
 from invdiff.priors.fit import Luma, PerChannel, Repeated, _bytes_per_pixel, _device, fit
@@ -168,6 +169,17 @@ def test_a_convolutional_network_goes_in_exact_windows_where_memory_does_not_hol
     x = pictures(1, *shape)
     torch.testing.assert_close(more(x, 0.3), prior(x, 0.3), rtol=1e-5, atol=1e-6)
     assert fit(more)[0].startswith("windows of ")
+
+
+def test_the_built_in_prior_takes_pictures_whole_as_far_as_three_gib_go() -> None:
+    """What docs/priors.md says; experiments/speed/memory.py measures the bytes."""
+    natural = load_prior("natural", precision="bfloat16")
+    assert fitted(natural, (3, 1700, 1700)) is natural
+    large, larger = (fitted(natural, (3, side, side)) for side in (1800, 4096))
+    assert isinstance(large, Cropped)
+    assert isinstance(larger, Cropped)
+    assert 1400 < large.core + 2 * large.halo < 1800
+    assert 900 < larger.core + 2 * larger.halo < 1200  # the method's own copies of the picture take the rest
 
 
 def test_a_network_that_sees_the_whole_picture_is_blended_instead(
