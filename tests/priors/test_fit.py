@@ -171,8 +171,11 @@ def test_a_convolutional_network_goes_in_exact_windows_where_memory_does_not_hol
     assert fit(more)[0].startswith("windows of ")
 
 
-def test_the_built_in_prior_takes_pictures_whole_as_far_as_three_gib_go() -> None:
+def test_the_built_in_prior_takes_pictures_whole_as_far_as_three_gib_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What docs/priors.md says; experiments/speed/memory.py measures the bytes."""
+    monkeypatch.setattr("invdiff.priors.fit.reach", lambda prior, halo, device: 72)
     natural = load_prior("natural", precision="bfloat16")
     assert fitted(natural, (3, 1700, 1700)) is natural
     large, larger = (fitted(natural, (3, side, side)) for side in (1800, 4096))
