@@ -7,12 +7,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from invdiff import allocator
+import invdiff
+from invdiff import allocator, operators
+from invdiff.priors import Card, FunctionPrior, GaussianPrior
 
 PROGRAM = """
 import resource, sys
-from invdiff import allocator
+import invdiff
+from invdiff import allocator, operators
+from invdiff.priors import Card, FunctionPrior, GaussianPrior
 how = sys.argv[1]
 if how != "never asked for":
     assert allocator.keep_freed()
@@ -64,3 +69,21 @@ def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", Other)
     assert not allocator.keep_freed()
     allocator.suit(1, whole=True)
+
+
+def test_restorations_and_samples_say_how_large_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, bool]] = []
+    monkeypatch.setattr(allocator, "suit", lambda pixels, *, whole: told.append((pixels, whole)))
+    white = GaussianPrior.white()
+    tile = FunctionPrior(white, Card(name="tile", channels=1, size=8))
+    for prior in (white, tile):
+        invdiff.restore(
+            torch.rand(1, 1, 12, 12),
+            operators.Identity((1, 12, 12)),
+            prior,
+            sigma_y=0.1,
+            method="ddnm",
+            steps=2,
+        )
+        invdiff.sample(prior, (1, 12, 12), steps=2)
+    assert told == [(144, True), (144, True), (144, False), (144, False)]
