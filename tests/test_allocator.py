@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 
 import invdiff
 from invdiff import allocator, operators
+from invdiff.cli import main as cli
 from invdiff.priors import Card, FunctionPrior, GaussianPrior
 
 PROGRAM = """
@@ -69,6 +71,16 @@ def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", Other)
     assert not allocator.keep_freed()
     allocator.suit(1, whole=True)
+
+
+def test_the_command_line_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(cli, "keep_freed", lambda: asked.append(True))
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(sys, "argv", ["invdiff", "--version"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert asked == [True]
 
 
 def test_restorations_and_samples_say_how_large_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

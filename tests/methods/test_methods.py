@@ -341,6 +341,28 @@ def test_below_plain_below_no_derivative_is_taken(sigma: float) -> None:
         make("mmps", plain_below=-1.0)
 
 
+@pytest.mark.parametrize(
+    ("op", "below"),
+    [
+        (operators.Mask(torch.eye(16), channels=1), 0.0),
+        (operators.Downsample(2, (1, 16, 16)), 0.02),
+        (operators.Blur(operators.kernels.gaussian(1.0), (1, 16, 16)), 0.05),
+    ],
+)
+def test_auto_takes_no_derivative_where_it_does_not_matter(op: Operator, below: float) -> None:
+    exact = GaussianPrior.white()
+    asked: dict[float, bool] = {}
+
+    def denoise(x: Tensor, level: Any) -> Tensor:
+        asked[float(torch.as_tensor(level).flatten()[0])] = x.requires_grad
+        return exact(x, level)
+
+    y = torch.full((1, *op.out_shape), 0.5)
+    invdiff.restore(y, op, FunctionPrior(denoise, exact.card), sigma_y=0.01)
+    assert min(asked) < 0.01
+    assert asked == {sigma: sigma >= below for sigma in asked}
+
+
 def test_a_warm_start_is_a_draw_of_the_noisy_picture_given_y_and_a_cold_one_knows_nothing_of_it() -> None:
     """Exact under a prior of independent pixels: mean and variance of x_σ given y, pixel by pixel."""
     prior, sigma, count = GaussianPrior.white(SHAPE), 0.4, 20_000

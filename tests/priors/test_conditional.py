@@ -24,6 +24,7 @@ from invdiff.priors.base import Condition
 from invdiff.priors.conditional import (
     ConditionalNetwork,
     ConditionalPrior,
+    Joint,
     Sees,
     check_task,
     condition_of,
@@ -32,6 +33,7 @@ from invdiff.priors.conditional import (
     task_of,
 )
 from invdiff.priors.fit import fit
+from invdiff.priors.guidance import ClassifierFree
 from invdiff.training.adapt import Adaptation, adapt
 
 SR4 = "super-resolution ×4 (bicubic)"
@@ -286,6 +288,7 @@ def test_a_large_picture_in_windows_is_what_the_whole_of_it_gives(
     parts = prior.seeing(y, operator, augment=0.1, memory=2**22)
     assert not fit(whole.prior)
     assert "windows of " in fit(parts.prior)[0]
+    assert Joint(prior).noiseless == ClassifierFree(Joint(prior), Joint(prior), 2.0).noiseless == 4
     with torch.no_grad():
         torch.testing.assert_close(parts(x, 0.3), whole(x, 0.3), rtol=1e-4, atol=1e-4)
 

@@ -181,6 +181,7 @@ def test_the_built_in_prior_takes_pictures_whole_as_far_as_three_gib_go(
     large, larger = (fitted(natural, (3, side, side)) for side in (1800, 4096))
     assert isinstance(large, Cropped)
     assert isinstance(larger, Cropped)
+    assert large.halo == 72  # what has influence, not the 148 that could
     assert 1400 < large.core + 2 * large.halo < 1800
     assert 900 < larger.core + 2 * larger.halo < 1200  # the method's own copies of the picture take the rest
 
